@@ -1,0 +1,101 @@
+//! KServe's resources as the user writes them.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The kinds of resource kserved reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `serving.kserve.io/v1beta1`, namespaced.
+    InferenceService,
+    /// `serving.kserve.io/v1alpha1`, namespaced.
+    ServingRuntime,
+    /// `serving.kserve.io/v1alpha1`, of the whole cluster.
+    ClusterServingRuntime,
+}
+
+impl Kind {
+    /// Every kind that is served.
+    pub const ALL: [Self; 3] = [Self::InferenceService, Self::ServingRuntime, Self::ClusterServingRuntime];
+
+    /// The kind as written in YAML.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InferenceService => "InferenceService",
+            Self::ServingRuntime => "ServingRuntime",
+            Self::ClusterServingRuntime => "ClusterServingRuntime",
+        }
+    }
+
+    /// The plural of the URL, e.g. `inferenceservices`.
+    #[must_use]
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::InferenceService => "inferenceservices",
+            Self::ServingRuntime => "servingruntimes",
+            Self::ClusterServingRuntime => "clusterservingruntimes",
+        }
+    }
+
+    /// `serving.kserve.io/v1beta1` or `serving.kserve.io/v1alpha1`.
+    #[must_use]
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::InferenceService => "serving.kserve.io/v1beta1",
+            Self::ServingRuntime | Self::ClusterServingRuntime => "serving.kserve.io/v1alpha1",
+        }
+    }
+
+    /// Names one may type for the kind: plural, singular, short names, as kubectl takes them.
+    #[must_use]
+    pub const fn aliases(self) -> &'static [&'static str] {
+        match self {
+            Self::InferenceService => &["inferenceservices", "inferenceservice", "isvc"],
+            Self::ServingRuntime => &["servingruntimes", "servingruntime", "sr"],
+            Self::ClusterServingRuntime => &["clusterservingruntimes", "clusterservingruntime", "csr"],
+        }
+    }
+
+    /// Whether resources of this kind live in a namespace.
+    #[must_use]
+    pub const fn namespaced(self) -> bool {
+        !matches!(self, Self::ClusterServingRuntime)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = ();
+
+    /// Reads the YAML name.
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or(())
+    }
+}
+
+/// What tells one resource from all others; prints as `InferenceService/default/iris`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResourceKey {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; empty for kinds of the whole cluster.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for ResourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}/{}", self.kind, self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}

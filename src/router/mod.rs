@@ -1,0 +1,144 @@
+//! Names to something that answers: the one table that the control side writes and the doors read.
+//!
+//! A lookup is one atomic load and one or two hash look-ups; it never waits for the control side, which
+//! swaps a whole new table.
+
+use crate::inference::InferenceError;
+use crate::pool::ModelHandle;
+use arc_swap::ArcSwap;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Who a request is for, as far as host and path tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope<'a> {
+    /// A bare host: the model's name in the path decides, within the default namespace.
+    Default,
+    /// A KServe host or the path template named a service; only its own model answers.
+    Service {
+        /// The namespace.
+        namespace: &'a str,
+        /// The service's name.
+        name: &'a str,
+    },
+}
+
+/// One InferenceService as the doors see it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The namespace.
+    pub namespace: String,
+    /// The service's name.
+    pub service: String,
+    /// The model's name on the wire.
+    pub model_name: Arc<str>,
+    /// Seconds a request may take.
+    pub timeout_s: u64,
+    /// What answers, or why nothing does.
+    pub target: Target,
+}
+
+/// What stands behind a route.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A warmed revision.
+    Ready(ModelHandle),
+    /// Known, but not serving; with the reason in a sentence.
+    NotReady(String),
+}
+
+/// All routes at one moment. Immutable; swapped whole.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    default_namespace: String,
+    /// By namespace, then service name.
+    services: HashMap<String, HashMap<String, Arc<Route>>>,
+    /// By model name, within the default namespace.
+    default_models: HashMap<Arc<str>, Arc<Route>>,
+    /// Every route, sorted by namespace and name.
+    all: Vec<Arc<Route>>,
+}
+
+impl RouteTable {
+    /// Builds a table; where two services of the default namespace share a model name, the one that
+    /// comes first by service name answers to it.
+    #[must_use]
+    pub fn new(default_namespace: impl Into<String>, routes: impl IntoIterator<Item = Route>) -> Self {
+        let default_namespace = default_namespace.into();
+        let mut all: Vec<Arc<Route>> = routes.into_iter().map(Arc::new).collect();
+        all.sort_by(|a, b| (&a.namespace, &a.service).cmp(&(&b.namespace, &b.service)));
+        let mut table = Self { default_namespace, ..Self::default() };
+        for route in &all {
+            table.services.entry(route.namespace.clone()).or_default().insert(route.service.clone(), Arc::clone(route));
+            if route.namespace == table.default_namespace {
+                table.default_models.entry(Arc::clone(&route.model_name)).or_insert_with(|| Arc::clone(route));
+            }
+        }
+        table.all = all;
+        table
+    }
+
+    /// The route a request is for.
+    ///
+    /// # Errors
+    /// `ModelNotFound` when no service of that scope has the model.
+    pub fn find(&self, scope: Scope<'_>, model: &str) -> Result<&Arc<Route>, InferenceError> {
+        let found = match scope {
+            Scope::Default => self.default_models.get(model),
+            Scope::Service { namespace, name } => self.service(namespace, name).filter(|route| &*route.model_name == model),
+        };
+        found.ok_or_else(|| InferenceError::ModelNotFound(model.chars().take(256).collect()))
+    }
+
+    /// The route of a service by namespace and name.
+    #[must_use]
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Route>> {
+        self.services.get(namespace)?.get(name)
+    }
+
+    /// The routes of a scope, sorted by namespace and name: the default namespace's, or the one service's.
+    #[must_use]
+    pub fn routes(&self, scope: Scope<'_>) -> Vec<Arc<Route>> {
+        match scope {
+            Scope::Default => self.all.iter().filter(|route| route.namespace == self.default_namespace).cloned().collect(),
+            Scope::Service { namespace, name } => self.service(namespace, name).cloned().into_iter().collect(),
+        }
+    }
+
+    /// Every route of every namespace.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<Route>] {
+        &self.all
+    }
+}
+
+impl Route {
+    /// The pool that answers.
+    ///
+    /// # Errors
+    /// `ModelNotReady` with the reason.
+    pub fn ready(&self) -> Result<&ModelHandle, InferenceError> {
+        match &self.target {
+            Target::Ready(handle) => Ok(handle),
+            Target::NotReady(reason) => Err(InferenceError::ModelNotReady { name: self.model_name.to_string(), reason: reason.clone() }),
+        }
+    }
+}
+
+/// The table's one place, shared by the control side (writes) and the doors (read).
+#[derive(Debug, Clone, Default)]
+pub struct Router {
+    table: Arc<ArcSwap<RouteTable>>,
+}
+
+impl Router {
+    /// The table as it is now. Hold it for one request only: an old table keeps old revisions alive.
+    pub fn load(&self) -> arc_swap::Guard<Arc<RouteTable>> {
+        self.table.load()
+    }
+
+    /// Puts a new table in place; requests from now on see it.
+    pub fn swap(&self, table: RouteTable) {
+        self.table.store(Arc::new(table));
+    }
+}

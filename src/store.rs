@@ -1,0 +1,1 @@
+//! All resources and their statuses at one moment: one writer, many readers, no waiting.
