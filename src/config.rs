@@ -1,1 +1,414 @@
-//! To be written.
+//! The daemon's settings: one struct made of the parts' own, read from `config.yaml`, `KSERVED_*` and flags.
+//!
+//! Flags win over the environment, the environment over the file, the file over the defaults. An unknown
+//! key is refused with its place. Relative paths in the file start at the file's folder.
+
+mod layers;
+mod sections;
+
+pub(crate) use layers::did_you_mean;
+pub use layers::{Origin, Override, Text};
+pub use sections::{Access, Control, DeploymentMode, Grpc, Http, Limits, Log, LogFormat, Onnx, Pool, Secret, Shutdown};
+
+use crate::place::Place;
+use crate::storage;
+use layers::Layers;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The file that is read when none is named and it is there.
+pub const DEFAULT_FILE: &str = "config.yaml";
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Watched folders with the user's resources.
+    pub models: Vec<PathBuf>,
+    /// Watched folders with the runtimes that ship with the daemon.
+    pub runtimes: Vec<PathBuf>,
+    /// The namespace of resources that name none.
+    pub default_namespace: String,
+    /// The domain of service hosts: `iris.default.example.com`. KServe's `ingressDomain`.
+    pub default_domain: String,
+    /// Where a service is reached by path; must name `{namespace}` and `{name}`. Empty turns it off.
+    pub path_template: String,
+    /// KServe's way of deploying, where the annotation `serving.kserve.io/deploymentMode` does not say.
+    pub deployment_mode: DeploymentMode,
+    /// The HTTP door.
+    pub http: Http,
+    /// The gRPC door.
+    pub grpc: Grpc,
+    /// Who may call.
+    pub access: Access,
+    /// Bounds on one caller.
+    pub limits: Limits,
+    /// Queues and threads.
+    pub pool: Pool,
+    /// ONNX Runtime.
+    pub onnx: Onnx,
+    /// Where models may come from.
+    pub storage: storage::Config,
+    /// Watching and rolling out.
+    pub control: Control,
+    /// The end.
+    pub shutdown: Shutdown,
+    /// What is written to stderr.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            models: vec![PathBuf::from("models")],
+            runtimes: vec![PathBuf::from("runtimes")],
+            default_namespace: "default".to_owned(),
+            default_domain: "example.com".to_owned(),
+            path_template: "/serving/{namespace}/{name}".to_owned(),
+            deployment_mode: DeploymentMode::default(),
+            http: Http::default(),
+            grpc: Grpc::default(),
+            access: Access::default(),
+            limits: Limits::default(),
+            pool: Pool::default(),
+            onnx: Onnx::default(),
+            storage: storage::Config::default(),
+            control: Control::default(),
+            shutdown: Shutdown::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// A configuration and who set each of its values.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The values, checked.
+    pub config: Config,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// Who set each key, e.g. `http.port`.
+    pub origins: BTreeMap<String, Origin>,
+    /// What a person should look at: variables that name no setting.
+    pub warnings: Vec<String>,
+}
+
+/// What is laid over the defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The file that was asked for; none takes [`DEFAULT_FILE`] if it is there.
+    pub file: Option<PathBuf>,
+    /// Environment variables; all but `KSERVED_*` are passed over.
+    pub env: Vec<(String, String)>,
+    /// Flags, the last of a key wins.
+    pub flags: Vec<Override>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file `{}`", path.display())]
+    Read {
+        /// The file as asked for.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{place}: {message}")]
+    File {
+        /// Where the mistake stands.
+        place: Place,
+        /// What it is, with a hint where there is one.
+        message: String,
+    },
+    /// A flag or a variable is not what it should be.
+    #[error("{origin}: {message}")]
+    Value {
+        /// Who said so.
+        origin: Origin,
+        /// What is wrong.
+        message: String,
+    },
+    /// Values that do not go together, all of them.
+    #[error("{}", .0.join("\n"))]
+    Check(Vec<String>),
+}
+
+/// Reads all sources and checks the result.
+///
+/// # Errors
+/// [`ConfigError`], with the file's place, the variable or the flag at fault.
+pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
+    let mut layers = Layers::of_defaults(&tree_of(&Config::default()));
+    let file = sources.file.or_else(|| Path::new(DEFAULT_FILE).is_file().then(|| PathBuf::from(DEFAULT_FILE)));
+    if let Some(path) = &file {
+        layers.lay_file(&read_file(path)?, path);
+    }
+    let (changes, warnings) = layers.from_env(sources.env);
+    for change in changes.into_iter().chain(sources.flags) {
+        let origin = change.origin.clone();
+        layers.lay(change).map_err(|message| ConfigError::Value { origin, message })?;
+    }
+    let config = assemble(&layers)?;
+    config.check()?;
+    Ok(Loaded { config, file, origins: layers.origins(), warnings })
+}
+
+/// Any value as YAML text.
+#[must_use]
+pub fn to_yaml(value: &impl Serialize) -> String {
+    serde_saphyr::to_string(value).expect("a value made of maps, lists and plain values has a YAML form, because keys are strings")
+}
+
+impl Config {
+    /// Reads a configuration from YAML text; `file` is for messages.
+    ///
+    /// # Errors
+    /// The first mistake with its place: not YAML, an unknown key, a value of the wrong type.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let parsed: Option<Self> = serde_saphyr::from_str(text).map_err(|error| file_error(&error, file))?;
+        Ok(parsed.unwrap_or_default())
+    }
+
+    /// Every value as `(key, value)`, in the order of `config.yaml`; keys of callers are hidden.
+    #[must_use]
+    pub fn values(&self) -> Vec<(String, Value)> {
+        layers::leaves(&tree_of(self))
+    }
+
+    /// The key that callers must send, from `access.api_key` or the file named by `access.api_key_file`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds nothing.
+    pub fn read_api_key(&self) -> Result<Option<Secret>, ConfigError> {
+        let Some(path) = &self.access.api_key_file else { return Ok(self.access.api_key.clone()) };
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        match text.trim() {
+            "" => Err(ConfigError::Check(vec![format!("access.api_key_file: `{}` holds no key", path.display())])),
+            key => Ok(Some(Secret::new(key))),
+        }
+    }
+
+    /// Checks what no single value shows.
+    fn check(&self) -> Result<(), ConfigError> {
+        let mistakes: Vec<String> =
+            [self.check_bind(), self.check_keys(), self.check_path_template(), self.check_models(), self.check_bounds()]
+                .into_iter()
+                .flatten()
+                .collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(ConfigError::Check(mistakes)) }
+    }
+
+    fn check_bind(&self) -> Option<String> {
+        let open = self.access.api_key.is_none() && self.access.api_key_file.is_none() && !self.access.allow_insecure_bind;
+        (open && !self.http.host.is_loopback()).then(|| {
+            format!(
+                "http.host: `{}` can be reached from other machines and no key is asked for\n\
+                 hint: listen on this machine only with `--host 127.0.0.1`; or name a file that holds a key with\n\
+                 hint: `access.api_key_file`; or set the key in `KSERVED_API_KEY`; or, behind a proxy or in a\n\
+                 hint: container that guards the port, set `access.allow_insecure_bind: true`",
+                self.http.host
+            )
+        })
+    }
+
+    fn check_keys(&self) -> Option<String> {
+        let both = self.access.api_key.is_some() && self.access.api_key_file.is_some();
+        let empty = self.access.api_key.as_ref().is_some_and(|key| key.reveal().trim().is_empty());
+        match (both, empty) {
+            (true, _) => Some("access.api_key, access.api_key_file: set one of them, not both".to_owned()),
+            (_, true) => Some("access.api_key: must not be empty".to_owned()),
+            _ => None,
+        }
+    }
+
+    fn check_path_template(&self) -> Option<String> {
+        let template = &self.path_template;
+        let good = template.is_empty() || (template.starts_with('/') && template.contains("{namespace}") && template.contains("{name}"));
+        (!good).then(|| format!("path_template: must start with `/` and name `{{namespace}}` and `{{name}}`: `{template}`"))
+    }
+
+    fn check_models(&self) -> Option<String> {
+        self.models.is_empty().then(|| "models: name at least one folder to watch".to_owned())
+    }
+
+    fn check_bounds(&self) -> Option<String> {
+        let may_be_zero = ["http.port", "grpc.port", "pool.workers_max", "control.loads_max", "control.debounce_ms", "shutdown.grace_s"];
+        let zero = self.values().into_iter().find(|(key, value)| *value == 0 && !may_be_zero.contains(&key.as_str()));
+        zero.map(|(key, _)| format!("{key}: must be at least 1"))
+    }
+}
+
+fn tree_of(config: &Config) -> Value {
+    serde_json::to_value(config).expect("a configuration has a JSON form, because its keys are strings and its paths come from text")
+}
+
+fn read_file(path: &Path) -> Result<Value, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    // The typed reading finds mistakes and their places; the tree tells which keys were written.
+    Config::parse(&text, path)?;
+    let tree: Option<Value> = serde_saphyr::from_str(&text).map_err(|error| file_error(&error, path))?;
+    Ok(tree.unwrap_or_default())
+}
+
+/// The layers as a configuration; a value that does not fit names who set it.
+fn assemble(layers: &Layers) -> Result<Config, ConfigError> {
+    let deserialized: Result<Config, _> = serde_path(layers.tree());
+    deserialized.map_err(|(key, message)| {
+        let origin = layers.origins().remove(&key).unwrap_or(Origin::Default);
+        ConfigError::Value { origin, message: format!("`{key}`: {message}") }
+    })
+}
+
+/// Reads the tree; on a mistake finds the key at fault by laying the values over the defaults one by one.
+fn serde_path(tree: Value) -> Result<Config, (String, String)> {
+    let keys = layers::leaves(&tree);
+    serde_json::from_value(tree).or_else(|error: serde_json::Error| {
+        let alone = |key: &str, value: &Value| serde_json::from_value::<Config>(nest(key, value)).err();
+        let fault = keys.iter().find_map(|(key, value)| alone(key, value).map(|error| (key.clone(), error.to_string())));
+        Err(fault.unwrap_or_else(|| (String::new(), error.to_string())))
+    })
+}
+
+fn nest(key: &str, value: &Value) -> Value {
+    key.rsplit('.').fold(value.clone(), |inner, name| serde_json::json!({ name: inner }))
+}
+
+fn file_error(error: &serde_saphyr::Error, file: &Path) -> ConfigError {
+    let error = error.without_snippet();
+    let place = match error.location() {
+        Some(at) => Place::file(file).at(number(at.line()), number(at.column())),
+        None => Place::file(file),
+    };
+    ConfigError::File { place, message: describe(error) }
+}
+
+fn number(position: u64) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}
+
+fn describe(error: &serde_saphyr::Error) -> String {
+    match error {
+        serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
+            format!("unknown key `{field}`{}", one_of(field, expected))
+        }
+        serde_saphyr::Error::SerdeUnknownVariant { variant, expected, .. } => {
+            format!("unknown value `{variant}`{}", one_of(variant, expected))
+        }
+        other => other.to_string().lines().next().unwrap_or_default().to_owned(),
+    }
+}
+
+fn one_of(name: &str, expected: &[&'static str]) -> String {
+    match did_you_mean(name, expected.iter().copied()) {
+        hint if hint.is_empty() => format!("\nhint: one of `{}`", expected.join("`, `")),
+        hint => hint,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistake(text: &str) -> String {
+        Config::parse(text, Path::new("config.yaml")).unwrap_err().to_string()
+    }
+
+    fn flag(key: &str, text: &str) -> Override {
+        Override { key: key.to_owned(), text: Text::One(text.to_owned()), origin: Origin::Flag(format!("--{key}")) }
+    }
+
+    fn with_flags(flags: Vec<Override>) -> Result<Loaded, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.yaml");
+        std::fs::write(&file, "# nothing\n").unwrap();
+        load(Sources { file: Some(file), env: Vec::new(), flags })
+    }
+
+    #[test]
+    fn the_shipped_file_lists_every_default() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(DEFAULT_FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Config::parse(&text, &path).unwrap(), Config::default());
+        let tree: Value = serde_saphyr::from_str(&text).unwrap();
+        let keys = |tree: &Value| layers::leaves(tree).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(keys(&tree), keys(&tree_of(&Config::default())), "every key, in the order of the struct");
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(Config::parse("", Path::new("c.yaml")).unwrap(), Config::default());
+        assert_eq!(Config::parse("# only words\n", Path::new("c.yaml")).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_place_and_the_right_name() {
+        assert_eq!(mistake("http:\n  prt: 80\n"), "config.yaml:2:3: unknown key `prt`\nhint: did you mean `port`?");
+        assert_eq!(mistake("models: [a]\nmodel: b\n"), "config.yaml:2:1: unknown key `model`\nhint: did you mean `models`?");
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_its_place() {
+        let message = mistake("http:\n  port: high\n");
+        assert!(message.starts_with("config.yaml:2:9: "), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+
+    #[test]
+    fn a_wrong_word_names_the_words_there_are() {
+        assert_eq!(mistake("log:\n  format: xml\n"), "config.yaml:2:11: unknown value `xml`\nhint: one of `text`, `json`");
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_files_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.yaml");
+        std::fs::write(&file, "models: [mine]\nstorage:\n  cache: c\n  pvc: {data: d}\n").unwrap();
+        let config = load(Sources { file: Some(file), ..Sources::default() }).unwrap().config;
+        assert_eq!(config.models, [folder.path().join("mine")]);
+        assert_eq!(config.storage.cache, folder.path().join("c"));
+        assert_eq!(config.storage.pvc["data"], folder.path().join("d"));
+        assert_eq!(config.runtimes, [PathBuf::from("runtimes")]);
+    }
+
+    #[test]
+    fn a_flag_that_does_not_fit_is_named() {
+        let message = with_flags(vec![flag("http.port", "70000")]).unwrap_err().to_string();
+        assert!(message.starts_with("flag --http.port: `http.port`: "), "{message}");
+        let message = with_flags(vec![flag("http.prot", "1")]).unwrap_err().to_string();
+        assert_eq!(message, "flag --http.prot: no setting named `http.prot`\nhint: did you mean `http.port`?");
+    }
+
+    #[test]
+    fn an_open_bind_without_a_key_is_refused_with_the_ways_out() {
+        let message = with_flags(vec![flag("http.host", "0.0.0.0")]).unwrap_err().to_string();
+        for way in ["127.0.0.1", "access.api_key_file", "KSERVED_API_KEY", "allow_insecure_bind"] {
+            assert!(message.contains(way), "{way} in {message}");
+        }
+        assert!(with_flags(vec![flag("http.host", "0.0.0.0"), flag("access.api_key", "k")]).is_ok());
+        assert!(with_flags(vec![flag("http.host", "0.0.0.0"), flag("access.allow_insecure_bind", "true")]).is_ok());
+        assert!(with_flags(vec![flag("http.host", "::1")]).is_ok());
+    }
+
+    #[test]
+    fn bounds_of_zero_and_bad_templates_are_refused_together() {
+        let message = with_flags(vec![flag("pool.queue_max", "0"), flag("path_template", "/{name}")]).unwrap_err().to_string();
+        assert!(message.contains("pool.queue_max: must be at least 1") && message.contains("path_template: "), "{message}");
+    }
+
+    #[test]
+    fn the_key_may_stand_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        std::fs::write(&file, "s3cret\n").unwrap();
+        let access = Access { api_key_file: Some(file.clone()), ..Access::default() };
+        let config = Config { access, ..Config::default() };
+        assert_eq!(config.read_api_key().unwrap().unwrap().reveal(), "s3cret");
+        std::fs::write(&file, "\n").unwrap();
+        assert!(config.read_api_key().is_err());
+    }
+}

@@ -7,19 +7,58 @@ use std::path::{Path, PathBuf};
 
 /// Where models may come from and where fetched ones are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Folder for fetched models.
+    /// Folder for fetched models. Two daemons may share it.
     pub cache: PathBuf,
-    /// Folders local paths may point into; empty allows any.
+    /// Folders that local paths must lie in; empty allows any path that the process can read.
     pub allowed_roots: Vec<PathBuf>,
     /// Folders that stand for `pvc://NAME`.
     pub pvc: BTreeMap<String, PathBuf>,
+    /// Models from web servers.
+    pub http: HttpConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cache: PathBuf::from(".cache"), allowed_roots: Vec::new(), pvc: BTreeMap::new() }
+        Self { cache: PathBuf::from(".cache"), allowed_roots: Vec::new(), pvc: BTreeMap::new(), http: HttpConfig::default() }
+    }
+}
+
+/// Bounds of a download over `http://` and `https://`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Hosts that models may come from; empty allows any.
+    pub allowed_hosts: Vec<String>,
+    /// Bytes of one model, as sent and after unpacking.
+    pub model_bytes_max: u64,
+    /// Entries of one archive.
+    pub archive_entries_max: usize,
+    /// Bytes asked for at once: small enough that a lost part costs little.
+    pub part_bytes: u64,
+    /// Seconds until a connection must stand.
+    pub connect_timeout_s: u64,
+    /// Seconds without a byte after which a part is asked for again. There is no limit on the whole.
+    pub stall_timeout_s: u64,
+    /// Tries without a new byte before the download is given up; progress counts anew.
+    pub attempts_max: u32,
+    /// Milliseconds before the second try; doubles with each further one, up to half a minute.
+    pub retry_first_ms: u64,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            allowed_hosts: Vec::new(),
+            model_bytes_max: 64 << 30,
+            archive_entries_max: 10_000,
+            part_bytes: 16 << 20,
+            connect_timeout_s: 15,
+            stall_timeout_s: 30,
+            attempts_max: 5,
+            retry_first_ms: 250,
+        }
     }
 }
 
