@@ -1,0 +1,78 @@
+# kserved from a fresh clone: `make serve` starts it, `make test` proves it. `make help` lists the rest.
+#
+# KSERVED_CACHE=DIR keeps everything that is slow to get outside the clone: the ONNX Runtime wheel, compiled
+# dependencies and the Python environments of the tests. A second clean clone then starts where the first one ended.
+# With CI=true the folder is ~/.cache/kserved unless one is given.
+
+SHELL := /bin/bash -eu -o pipefail
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+ifeq ($(CI),true)
+KSERVED_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kserved
+endif
+
+ifneq ($(strip $(KSERVED_CACHE)),)
+override KSERVED_CACHE := $(abspath $(KSERVED_CACHE))
+export KSERVED_CACHE
+CARGO_TARGET_DIR ?= $(KSERVED_CACHE)/target
+endif
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+export CARGO_TARGET_DIR := $(TARGET)
+
+CARGO ?= cargo
+PYTHON ?= python3
+export PYTHON
+
+# `cargo --locked` refuses a Cargo.lock that does not fit Cargo.toml instead of writing a new one.
+LOCKED := --locked
+CLIENTS := tests/clients
+SUMMARY := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo nextest run || echo test)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+.PHONY: setup
+setup: ## fetch the pinned ONNX Runtime library into lib/ (once; needs the network only then)
+	@scripts/setup.sh
+
+.PHONY: build
+build: setup ## compile target/release/kserved
+	$(CARGO) build $(LOCKED) --release --bin kserved
+	@scripts/place_binary.sh release
+
+.PHONY: debug
+debug: setup
+	$(CARGO) build $(LOCKED) --bin kserved
+	@scripts/place_binary.sh debug
+
+.PHONY: serve
+serve: build ## set up, compile, and serve models/ on http://127.0.0.1:8080
+	exec target/release/kserved serve $(ARGS)
+
+.PHONY: test
+test: test-clients ## set up and run every test: real clients first, then the Rust tests with their summary
+	$(CARGO) $(SUMMARY) $(LOCKED)
+
+.PHONY: test-clients
+test-clients: debug ## drive the debug build from outside: Python clients, real models, raw sockets
+	@python="$$($(PYTHON) scripts/environment.py $(CLIENTS)/requirements.txt)"; \
+	KSERVED_BIN="$(CURDIR)/target/debug/kserved" "$$python" -m pytest $(CLIENTS) $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: ## formatting, clippy and documentation, warnings refused
+	$(CARGO) fmt --check
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps --document-private-items
+
+.PHONY: bench
+bench: build ## measure serving and write BENCHMARKS.md (BENCH_ARGS=--quick for a short run)
+	$(CARGO) build $(LOCKED) --release --example echo
+	@python="$$($(PYTHON) scripts/environment.py $(CLIENTS)/requirements.txt)"; \
+	"$$python" benches/serving/bench.py --kserved target/release/kserved --echo "$(TARGET)/release/examples/echo" $(BENCH_ARGS)
+
+.PHONY: clean
+clean: ## remove what was built here (the cache folder stays)
+	rm -rf lib .cache .venv target
