@@ -3,6 +3,10 @@
 //! A lookup is one atomic load and one or two hash look-ups; it never waits for the control side, which
 //! swaps a whole new table.
 
+pub mod repository;
+
+pub use repository::Repository;
+
 use crate::inference::InferenceError;
 use crate::pool::ModelHandle;
 use arc_swap::ArcSwap;
