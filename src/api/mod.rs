@@ -1,7 +1,28 @@
 //! KServe's resources as the user writes them.
 
+pub mod component;
+pub mod inference_service;
+pub(crate) mod inline;
+pub mod metadata;
+pub mod pod;
+pub mod problem;
+pub mod quantity;
+pub mod serving_runtime;
+pub mod status;
+
 use std::fmt;
 use std::str::FromStr;
+
+use inference_service::InferenceService;
+use metadata::ObjectMeta;
+use serving_runtime::ServingRuntime;
+
+/// The container of a runtime, or of a custom predictor, that answers requests.
+pub const SERVER_CONTAINER: &str = "kserve-container";
+/// The container beside it that changes requests and answers.
+pub const TRANSFORMER_CONTAINER: &str = "transformer-container";
+/// The namespace of a resource that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// The kinds of resource kserved reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,5 +118,53 @@ impl fmt::Display for ResourceKey {
         } else {
             write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
         }
+    }
+}
+
+/// Any resource kserved reads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resource {
+    /// A model and how it is to be served.
+    InferenceService(Box<InferenceService>),
+    /// What serves models of some formats, in one namespace.
+    ServingRuntime(Box<ServingRuntime>),
+    /// What serves models of some formats, everywhere.
+    ClusterServingRuntime(Box<ServingRuntime>),
+}
+
+impl Resource {
+    /// The kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::InferenceService(_) => Kind::InferenceService,
+            Self::ServingRuntime(_) => Kind::ServingRuntime,
+            Self::ClusterServingRuntime(_) => Kind::ClusterServingRuntime,
+        }
+    }
+
+    /// The `metadata` block.
+    #[must_use]
+    pub fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::InferenceService(service) => &service.metadata,
+            Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &runtime.metadata,
+        }
+    }
+
+    /// The `metadata` block, to be changed.
+    #[must_use]
+    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Self::InferenceService(service) => &mut service.metadata,
+            Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &mut runtime.metadata,
+        }
+    }
+
+    /// What tells this resource from all others.
+    #[must_use]
+    pub fn key(&self) -> ResourceKey {
+        let metadata = self.metadata();
+        ResourceKey { kind: self.kind(), namespace: metadata.namespace.clone(), name: metadata.name.clone() }
     }
 }
