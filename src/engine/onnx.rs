@@ -1,1 +1,0 @@
-//! ONNX models through ONNX Runtime.

@@ -1,0 +1,178 @@
+//! ONNX models through ONNX Runtime, a library found when the daemon starts.
+//!
+//! A revision is one session, shared by all its workers: its weights lie in memory once. Runs of one session
+//! may overlap; ONNX Runtime documents `Run` as safe for that on the CPU. What is unsafe about it stands in
+//! `raw/` and nowhere else.
+
+mod appearance;
+mod layout;
+mod library;
+mod load;
+mod raw;
+mod signature;
+mod words;
+
+pub use library::LibraryInfo;
+
+use super::{Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
+use crate::inference::ModelMetadata;
+use crate::tensor::{DataType, Tensor};
+use raw::SharedSession;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The `onnx` part of the daemon's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields, default)]
+pub struct OnnxConfig {
+    /// ONNX Runtime's library, or the folder it lies in; without it `lib/` beside and above the program, `./lib`
+    /// and the system's own places are tried.
+    pub library: Option<PathBuf>,
+    /// Keeps memory between runs instead of asking the system each time: faster, and a model holds on to as much
+    /// as its largest request took until it is unloaded.
+    pub memory_arena: bool,
+    /// Plans one block of memory per combination of input shapes: a little faster for models of fixed shape, and
+    /// it remembers every combination for good, so it is off where callers choose the shapes.
+    pub memory_pattern: bool,
+}
+
+impl Default for OnnxConfig {
+    fn default() -> Self {
+        Self { library: None, memory_arena: true, memory_pattern: false }
+    }
+}
+
+/// Loads ONNX models. Cheap to make; the library is started with the first use and kept for the process's life.
+#[derive(Debug, Clone, Default)]
+pub struct OnnxLoader {
+    config: OnnxConfig,
+}
+
+impl OnnxLoader {
+    /// A loader by its settings. Nothing is opened yet.
+    #[must_use]
+    pub const fn new(config: OnnxConfig) -> Self {
+        Self { config }
+    }
+
+    /// Starts ONNX Runtime if it does not run yet, and says which library it is. May block for some 10 ms.
+    ///
+    /// One process starts it once: a later call, of any loader, tells of the library that runs.
+    ///
+    /// # Errors
+    /// [`LoadError::EngineUnavailable`] with every place that was tried, why it did not do, and the next step.
+    pub fn library_info(&self) -> Result<&'static LibraryInfo, LoadError> {
+        library::start(self.config.library.as_deref()).map(library::Library::info)
+    }
+}
+
+impl EngineLoader for OnnxLoader {
+    /// Loads a file, a folder with one `.onnx` file or a `model.onnx`, or Triton's `[NAME/]VERSION/model.onnx`, of
+    /// which the highest version counts.
+    fn load(&self, model: &Path, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let library = library::start(self.config.library.as_deref())?;
+        let found = layout::find(model)?;
+        let session = load::session(library.environment(), &found.file, &self.config, options)?;
+        let name = words::file_name(&found.file);
+        let signature = signature::read(&session, &name)?;
+        let metadata = ModelMetadata {
+            platform: "onnxruntime_onnx".to_owned(),
+            versions: found.versions,
+            inputs: signature.inputs,
+            outputs: signature.outputs,
+            dropped_outputs: signature.dropped_outputs,
+        };
+        let session = SharedSession::new(session, &metadata).map_err(|error| words::refused(&name, error.message()))?;
+        Ok(Arc::new(OnnxModel { session: Arc::new(session), metadata: Arc::new(metadata), symbols: Arc::new(signature.symbols) }))
+    }
+}
+
+/// A loaded ONNX model: the session and what it says of itself.
+#[derive(Debug)]
+struct OnnxModel {
+    session: Arc<SharedSession>,
+    metadata: Arc<ModelMetadata>,
+    symbols: Arc<signature::Symbols>,
+}
+
+impl LoadedModel for OnnxModel {
+    fn metadata(&self) -> &Arc<ModelMetadata> {
+        &self.metadata
+    }
+
+    fn worker(&self) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(Box::new(OnnxWorker {
+            session: Arc::clone(&self.session),
+            metadata: Arc::clone(&self.metadata),
+            symbols: Arc::clone(&self.symbols),
+        }))
+    }
+}
+
+/// A worker over the shared session. It owns nothing but its share.
+#[derive(Debug)]
+struct OnnxWorker {
+    session: Arc<SharedSession>,
+    metadata: Arc<ModelMetadata>,
+    symbols: Arc<signature::Symbols>,
+}
+
+impl Engine for OnnxWorker {
+    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+        let positions = inputs.iter().map(|input| self.position(input)).collect::<Result<Vec<usize>, _>>()?;
+        self.complete(&positions)?;
+        self.session.run(inputs, &positions, wanted, &self.metadata.outputs).map_err(|error| self.sort(&error, inputs, &positions))
+    }
+}
+
+impl OnnxWorker {
+    fn position(&self, input: &Tensor) -> Result<usize, EngineError> {
+        truth_values(input)?;
+        let found = self.metadata.inputs.iter().position(|spec| spec.name == *input.name());
+        found.ok_or_else(|| EngineError::InvalidInput(format!("input `{}` is not an input of this model", input.name())))
+    }
+
+    /// Refuses a missing input, which ONNX Runtime would notice in the middle of the run if at all, and a double one.
+    fn complete(&self, positions: &[usize]) -> Result<(), EngineError> {
+        for (at, spec) in self.metadata.inputs.iter().enumerate() {
+            match positions.iter().filter(|&&position| position == at).count() {
+                0 if !spec.optional => return Err(EngineError::InvalidInput(format!("input `{}` is missing", spec.name))),
+                0 | 1 => {}
+                _ => return Err(EngineError::InvalidInput(format!("input `{}` is given twice", spec.name))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose fault a failed run is: the caller's where ONNX Runtime says so, or where two inputs disagree in a
+    /// dimension that the model gives one name.
+    ///
+    /// That is looked at only after a failure: exporters give one name to dimensions that need not agree.
+    fn sort(&self, error: &ort::Error, inputs: &[Tensor], positions: &[usize]) -> EngineError {
+        if let Some(sentence) = self.symbols.disagreement(inputs, positions) {
+            return EngineError::InvalidInput(sentence);
+        }
+        let sentence = words::without_paths(error.message());
+        match error.code() {
+            ort::ErrorCode::InvalidArgument => EngineError::InvalidInput(sentence),
+            _ => EngineError::Failed(sentence),
+        }
+    }
+}
+
+/// Refuses a `BOOL` that is neither 0 nor 1: C++ takes it for both.
+fn truth_values(input: &Tensor) -> Result<(), EngineError> {
+    if input.datatype() != DataType::Bool {
+        return Ok(());
+    }
+    match input.data().iter().enumerate().find(|(_, value)| **value > 1) {
+        Some((index, value)) => {
+            Err(EngineError::InvalidInput(format!("input `{}`: BOOL element {index} is {value}, not 0 or 1", input.name())))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
