@@ -4,3 +4,58 @@
 pub fn misaligned_copy(bytes: usize) {
     metrics::counter!("kserved_misaligned_copy_bytes_total").increment(bytes as u64);
 }
+
+/// The metrics of one pool, looked up once; labels `model` and `revision`.
+#[derive(Debug, Clone)]
+pub struct PoolMetrics {
+    queue_seconds: metrics::Histogram,
+    run_seconds: metrics::Histogram,
+    queue_length: metrics::Gauge,
+    workers: metrics::Gauge,
+    worker_panics: metrics::Counter,
+    refused: metrics::Counter,
+}
+
+impl PoolMetrics {
+    /// The metrics of a revision's pool.
+    #[must_use]
+    pub fn new(model: &str, revision: &str) -> Self {
+        let labels = [("model", model.to_owned()), ("revision", revision.to_owned())];
+        Self {
+            queue_seconds: metrics::histogram!("kserved_request_queue_seconds", &labels),
+            run_seconds: metrics::histogram!("kserved_engine_run_seconds", &labels),
+            queue_length: metrics::gauge!("kserved_queue_length", &labels),
+            workers: metrics::gauge!("kserved_workers", &labels),
+            worker_panics: metrics::counter!("kserved_worker_panics_total", &labels),
+            refused: metrics::counter!("kserved_overloaded_total", &labels),
+        }
+    }
+
+    /// A request waited that long and ran that long.
+    pub fn ran(&self, queue: std::time::Duration, run: std::time::Duration) {
+        self.queue_seconds.record(queue);
+        self.run_seconds.record(run);
+    }
+
+    /// How many requests wait now.
+    pub fn queue_length(&self, waiting: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a queue is far shorter than 2^52")]
+        self.queue_length.set(waiting as f64);
+    }
+
+    /// How many worker threads there are now.
+    pub fn workers(&self, workers: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "there are far fewer threads than 2^52")]
+        self.workers.set(workers as f64);
+    }
+
+    /// An engine panicked; its worker got a new one.
+    pub fn worker_panicked(&self) {
+        self.worker_panics.increment(1);
+    }
+
+    /// A request found the queue full.
+    pub fn refused(&self) {
+        self.refused.increment(1);
+    }
+}

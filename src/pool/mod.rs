@@ -3,11 +3,20 @@
 //! [`ModelHandle::infer`] puts a request into the queue and waits for its answer. A full queue refuses at
 //! once; an entry whose caller left or whose deadline passed is dropped before it costs engine time.
 
+mod check;
+mod queue;
+mod worker;
+
 use crate::engine::LoadedModel;
-use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata};
-use std::sync::Arc;
+use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata, Timing};
+use crate::observe::PoolMetrics;
+use crate::tensor::Tensor;
+use queue::{Entry, Pushed, Queue, Refused};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Bounds of one pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -16,9 +25,9 @@ pub struct PoolOptions {
     pub model: String,
     /// The revision's name, e.g. `iris-predictor-00003`, sent back with each answer.
     pub revision: String,
-    /// Worker threads at most. They start when there is work and end after `worker_idle_s`.
+    /// Worker threads at most, 1 at least. They start when there is work and end after `worker_idle_s`.
     pub workers_max: usize,
-    /// Requests that may wait at most; one more is refused.
+    /// Requests that may wait at most beyond those that a free worker takes at once; one more is refused.
     pub queue_max: usize,
     /// Seconds a worker thread waits for work before it ends.
     pub worker_idle_s: u64,
@@ -30,17 +39,45 @@ pub struct ModelHandle {
     shared: Arc<Shared>,
 }
 
+/// What the handles share. The workers hold the pool alone, so that they see the last handle go.
 #[derive(Debug)]
 struct Shared {
+    pool: Arc<Pool>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.pool.queue.close();
+    }
+}
+
+/// What handles and workers share.
+#[derive(Debug)]
+struct Pool {
     options: PoolOptions,
+    revision: Arc<str>,
     model: Arc<dyn LoadedModel>,
+    queue: Queue,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    metrics: PoolMetrics,
+}
+
+/// What a worker sends back.
+#[derive(Debug)]
+struct Answer {
+    outputs: Vec<Tensor>,
+    timing: Timing,
 }
 
 impl ModelHandle {
     /// Starts a pool over loaded weights. No thread runs until there is work.
     #[must_use]
     pub fn start(model: Arc<dyn LoadedModel>, options: PoolOptions) -> Self {
-        Self { shared: Arc::new(Shared { options, model }) }
+        let queue = Queue::new(options.queue_max, options.workers_max);
+        let metrics = PoolMetrics::new(&options.model, &options.revision);
+        let revision = options.revision.as_str().into();
+        let pool = Pool { options, revision, model, queue, threads: Mutex::default(), metrics };
+        Self { shared: Arc::new(Shared { pool: Arc::new(pool) }) }
     }
 
     /// Answers a request, or says why not.
@@ -52,24 +89,140 @@ impl ModelHandle {
     /// # Errors
     /// `InvalidInput`, `Overloaded`, `DeadlineExceeded`, `Engine`; `ModelNotReady` once drained.
     pub async fn infer(&self, request: InferenceRequest, deadline: Instant) -> Result<InferenceResponse, InferenceError> {
-        let _ = (request, deadline);
-        Err(InferenceError::Internal("not written yet".to_owned()))
+        let pool = &self.shared.pool;
+        let wanted = check::admit(&pool.options.model, self.metadata(), &request)?;
+        let now = Instant::now();
+        let allowed = deadline.saturating_duration_since(now);
+        if allowed.is_zero() {
+            return Err(pool.too_late(allowed));
+        }
+        let (reply, answer) = oneshot::channel();
+        let (inputs, span) = (request.inputs, tracing::Span::current());
+        pool.submit(Entry { inputs, wanted, deadline: deadline.into_std(), queued_at: now.into_std(), span, reply })?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(result)) => result.map(|answer| pool.response(answer)),
+            // A worker found the entry late a moment before the timer did.
+            Ok(Err(_)) if Instant::now() >= deadline => Err(pool.too_late(allowed)),
+            Ok(Err(_)) => Err(InferenceError::Internal("the request was lost on its way to the engine".to_owned())),
+            Err(_) => Err(pool.too_late(allowed)),
+        }
     }
 
     /// What the model says of itself.
     #[must_use]
     pub fn metadata(&self) -> &Arc<ModelMetadata> {
-        self.shared.model.metadata()
+        self.shared.pool.model.metadata()
     }
 
     /// The revision's name.
     #[must_use]
     pub fn revision(&self) -> &str {
-        &self.shared.options.revision
+        &self.shared.pool.revision
+    }
+
+    /// Requests that wait for a worker now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.pool.queue.counts().waiting
+    }
+
+    /// Requests that wait or run now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        let counts = self.shared.pool.queue.counts();
+        counts.waiting + counts.running
+    }
+
+    /// Worker threads now.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.pool.queue.counts().workers
     }
 
     /// Refuses new requests, waits at most `grace` for those admitted, and joins the threads.
+    ///
+    /// After `grace`, requests that still wait are answered `ModelNotReady`; those that run end on their own.
     pub async fn drain(&self, grace: Duration) {
-        let _ = grace;
+        let pool = &self.shared.pool;
+        pool.queue.close();
+        if timeout(grace, pool.queue.ended()).await.is_ok() {
+            pool.join().await;
+            return;
+        }
+        let left = pool.queue.clear();
+        tracing::warn!(revision = pool.options.revision, waiting = left.len(), running = self.in_flight(), "not drained in time");
+        for entry in left {
+            let _ = entry.reply.send(Err(pool.not_ready()));
+        }
     }
 }
+
+impl Pool {
+    fn submit(self: &Arc<Self>, entry: Entry) -> Result<(), InferenceError> {
+        let pushed = self.queue.push(entry).map_err(|refused| self.refusal(refused))?;
+        self.count();
+        if pushed == Pushed::StartWorker {
+            self.start_worker();
+        }
+        Ok(())
+    }
+
+    fn start_worker(self: &Arc<Self>) {
+        match worker::spawn(self) {
+            Ok(thread) => {
+                let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            Err(error) => {
+                tracing::error!(%error, revision = self.options.revision, "no thread for a worker");
+                for entry in self.queue.worker_failed() {
+                    let _ = entry.reply.send(Err(InferenceError::Engine(format!("no thread for a worker: {error}"))));
+                }
+            }
+        }
+    }
+
+    /// Joins the threads, all of which have ended or are about to.
+    async fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        // It fails only where the runtime is being shut down; then nobody waits for the threads either.
+        let _ = joined.await;
+    }
+
+    /// Tells the metrics how many wait and work.
+    fn count(&self) {
+        let counts = self.queue.counts();
+        self.metrics.queue_length(counts.waiting);
+        self.metrics.workers(counts.workers);
+    }
+
+    fn response(&self, answer: Answer) -> InferenceResponse {
+        InferenceResponse { outputs: answer.outputs, timing: answer.timing, revision: Arc::clone(&self.revision) }
+    }
+
+    fn refusal(&self, refused: Refused) -> InferenceError {
+        match refused {
+            Refused::Closed => self.not_ready(),
+            Refused::Full { queued, retry_after } => {
+                self.metrics.refused();
+                InferenceError::Overloaded { model: self.options.model.clone(), queued, retry_after }
+            }
+        }
+    }
+
+    fn not_ready(&self) -> InferenceError {
+        InferenceError::ModelNotReady { name: self.options.model.clone(), reason: "It is being unloaded.".to_owned() }
+    }
+
+    /// The time allowed to the nearest millisecond: what the caller's limit was, without the way to here.
+    fn too_late(&self, allowed: Duration) -> InferenceError {
+        let millis = (allowed.as_micros() + 500) / 1000;
+        let timeout = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
+        InferenceError::DeadlineExceeded { model: self.options.model.clone(), timeout }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -153,7 +153,9 @@ pub(crate) async fn no_such_method(method: http::Method) -> Refusal {
 /// Whether a response of the framework is an error without our body.
 pub(crate) fn is_bare_error(response: &Response) -> bool {
     let headers = response.headers();
-    response.status().is_client_error() && headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json") && !headers.contains_key(ALLOW)
+    response.status().is_client_error()
+        && headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json")
+        && !headers.contains_key(ALLOW)
 }
 
 #[cfg(test)]

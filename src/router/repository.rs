@@ -64,11 +64,9 @@ impl Repository {
 
 fn refusal(route: &Route, error: &mpsc::error::TrySendError<Command>) -> InferenceError {
     match error {
-        mpsc::error::TrySendError::Full(_) => InferenceError::Overloaded {
-            model: route.model_name.to_string(),
-            queued: WAITING_MAX,
-            retry_after: Duration::from_secs(1),
-        },
+        mpsc::error::TrySendError::Full(_) => {
+            InferenceError::Overloaded { model: route.model_name.to_string(), queued: WAITING_MAX, retry_after: Duration::from_secs(1) }
+        }
         mpsc::error::TrySendError::Closed(_) => stopping(route),
     }
 }

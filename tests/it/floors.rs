@@ -32,8 +32,14 @@ const FLOORS: &[(&str, u8)] = &[
 
 /// Neighbours on one floor that may use each other: the rules build on one another in this order, the
 /// house knows everyone. Doors and mind, storage and engine never meet.
-const NEIGHBOURS: &[(&str, &str)] =
-    &[("validate", "manifest"), ("store", "manifest"), ("store", "validate"), ("resolve", "validate"), ("resolve", "store"), ("tensor", "observe")];
+const NEIGHBOURS: &[(&str, &str)] = &[
+    ("validate", "manifest"),
+    ("store", "manifest"),
+    ("store", "validate"),
+    ("resolve", "validate"),
+    ("resolve", "store"),
+    ("tensor", "observe"),
+];
 
 /// Crates and the only files or folders that may name them.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -52,7 +58,8 @@ fn source() -> PathBuf {
 }
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = fs::read_dir(folder).expect("the source folder is there").map(|e| e.expect("readable").path()).collect();
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder).expect("the source folder is there").map(|e| e.expect("readable").path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -140,7 +147,8 @@ fn crates_stay_in_their_rooms() {
             }
             for (number, line) in code.lines().enumerate() {
                 let code = line.split("//").next().unwrap_or_default();
-                if code.contains(&format!("{krate}::")) && !code.contains(&format!("_{krate}::")) && !code.contains(&format!(":{krate}::")) {
+                if code.contains(&format!("{krate}::")) && !code.contains(&format!("_{krate}::")) && !code.contains(&format!(":{krate}::"))
+                {
                     wrong.push(format!("src/{file}:{}: `{krate}` belongs to {rooms:?}", number + 1));
                 }
             }
@@ -155,7 +163,9 @@ fn the_rules_are_pure() {
     for (file, code) in sources().iter().filter(|(file, _)| floor_of(module_of(file)).is_some_and(|floor| floor <= 2)) {
         for (number, line) in code.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
-            if ["tokio::", "std::fs", "SystemTime::now", "Instant::now", "async fn"].iter().any(|word| code.contains(word)) && !file.contains("open_inference") {
+            if ["tokio::", "std::fs", "SystemTime::now", "Instant::now", "async fn"].iter().any(|word| code.contains(word))
+                && !file.contains("open_inference")
+            {
                 wrong.push(format!("src/{file}:{}: {}", number + 1, line.trim()));
             }
         }
