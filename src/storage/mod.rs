@@ -1,9 +1,21 @@
 //! From a `storageUri` to files on this machine: [`Storage::fetch`].
+//!
+//! Local paths and claims are used where they lie. Models from web servers are fetched once into the cache folder;
+//! a download that was cut goes on where it stopped, and a model is seen only when it is whole.
+
+mod archive;
+mod cache;
+mod download;
+mod http;
+mod local;
 
 use crate::resolve::storage_uri::StorageUri;
+use cache::{Cache, Slot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where models may come from and where fetched ones are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,11 +47,11 @@ pub struct HttpConfig {
     pub model_bytes_max: u64,
     /// Entries of one archive.
     pub archive_entries_max: usize,
-    /// Bytes asked for at once: small enough that a lost part costs little.
+    /// Bytes after which what was fetched is made safe on disk; at most this much is fetched again after a crash.
     pub part_bytes: u64,
     /// Seconds until a connection must stand.
     pub connect_timeout_s: u64,
-    /// Seconds without a byte after which a part is asked for again. There is no limit on the whole.
+    /// Seconds without a byte after which the rest is asked for again. There is no limit on the whole.
     pub stall_timeout_s: u64,
     /// Tries without a new byte before the download is given up; progress counts anew.
     pub attempts_max: u32,
@@ -51,9 +63,9 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             allowed_hosts: Vec::new(),
-            model_bytes_max: 64 << 30,
+            model_bytes_max: 16 << 30,
             archive_entries_max: 10_000,
-            part_bytes: 16 << 20,
+            part_bytes: 8 << 20,
             connect_timeout_s: 15,
             stall_timeout_s: 30,
             attempts_max: 5,
@@ -65,7 +77,9 @@ impl Default for HttpConfig {
 /// Fetches models. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    config: std::sync::Arc<Config>,
+    config: Arc<Config>,
+    cache: Arc<Cache>,
+    web: Arc<http::Web>,
 }
 
 /// A model's files on this machine; keep it as long as they are used.
@@ -102,21 +116,94 @@ pub struct Progress {
     pub bytes_total: Option<u64>,
 }
 
+/// Called with how far a download is; must not block.
+pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
 impl Storage {
     /// A storage over its folders; makes the cache folder when first needed.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config: std::sync::Arc::new(config) }
+        let cache = Arc::new(Cache::new(config.cache.clone()));
+        let web = Arc::new(http::Web::new(config.http.clone()));
+        Self { config: Arc::new(config), cache, web }
     }
 
-    /// The model's files, fetched if need be. Fetching one URI twice at once downloads it once.
+    /// The model's files, fetched if need be. Fetching one URI twice at once downloads it once, even by two
+    /// daemons that share a cache folder. A fetched model stays and is never asked for again, so a start without
+    /// network serves what was served before.
     ///
+    /// The result is the path itself for local models and claims, else a folder with the file or the unpacked archive.
     /// Cancel safe: a part that was fetched stays and is resumed.
     ///
     /// # Errors
     /// [`StorageError`], by what to do.
-    pub async fn fetch(&self, uri: &StorageUri, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<ModelDir, StorageError> {
-        let _ = (uri, progress, &self.config);
-        Err(StorageError::Wrong("not written yet".to_owned()))
+    pub async fn fetch(&self, uri: &StorageUri, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let path = match uri {
+            StorageUri::Local(path) => local::find(path, &self.config.allowed_roots).await?,
+            StorageUri::Pvc { claim, path } => local::find_in_claim(claim, path, &self.config.pvc).await?,
+            StorageUri::Http(uri) => self.fetch_http(uri, progress).await?,
+            StorageUri::NotYetServed { scheme, uri } => return Err(not_yet_served(scheme, uri)),
+        };
+        Ok(ModelDir { path })
+    }
+
+    async fn fetch_http(&self, uri: &str, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {
+        let source = self.web.source(uri)?;
+        let slot = match self.cache.claim(uri).await? {
+            cache::Claim::Kept(path) => return Ok(path),
+            cache::Claim::ToFetch(slot) => Arc::new(slot),
+        };
+        let body = download::download(&source, Arc::clone(&slot), self.web.config(), progress).await?;
+        let bounds = archive::Bounds { bytes_max: self.config.http.model_bytes_max, entries_max: self.config.http.archive_entries_max };
+        on_disk(move || publish(&slot, &body, &source, &bounds)).await
     }
 }
+
+/// Places the fetched body and lets the model be seen. A body that cannot be used is thrown away, so that the
+/// next try asks the server again.
+fn publish(slot: &Slot, body: &Path, source: &http::Source, bounds: &archive::Bounds) -> Result<PathBuf, StorageError> {
+    let files = slot.empty_files_folder()?;
+    let placed = place(body, &files, source, bounds);
+    if matches!(placed, Err(StorageError::Wrong(_))) {
+        slot.discard();
+    }
+    placed?;
+    slot.publish(&source.shown())
+}
+
+fn place(body: &Path, files: &Path, source: &http::Source, bounds: &archive::Bounds) -> Result<(), StorageError> {
+    let Some(packing) = source.packing() else {
+        let target = files.join(source.file_name());
+        return std::fs::rename(body, &target).map_err(|error| disk_error(&error, &target));
+    };
+    archive::unpack(body, packing, files, source.file_name(), bounds)
+}
+
+fn not_yet_served(scheme: &str, uri: &str) -> StorageError {
+    StorageError::Wrong(format!(
+        "`{scheme}://` is not yet served: `{}`\nhint: copy the model to this machine and write its path, or use `pvc://`, `http://` or `https://`",
+        http::without_secrets(uri)
+    ))
+}
+
+/// What an error of the file system means, with the path it happened at.
+fn disk_error(error: &io::Error, path: &Path) -> StorageError {
+    let at = path.display();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::MayPass(format!(
+            "no space left for `{at}`\nhint: free space there, or set `storage.cache` to a folder on a larger disk"
+        )),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            StorageError::Wrong(format!("cannot write `{at}`: {error}\nhint: set `storage.cache` to a folder that this user may write"))
+        }
+        _ => StorageError::MayPass(format!("`{at}`: {error}")),
+    }
+}
+
+/// Runs work on files where it may block. The work goes on to its end even if nobody waits any more.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> Result<T, StorageError> + Send + 'static) -> Result<T, StorageError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StorageError::MayPass(format!("work on files ended: {error}"))))
+}
+
+#[cfg(test)]
+mod tests;

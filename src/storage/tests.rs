@@ -1,0 +1,300 @@
+//! Downloads against a server that does what real ones do: cut, change, lie, refuse.
+
+use super::*;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// A server that writes what the test says for each request, then closes the connection.
+struct Server {
+    address: String,
+    requests: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(answer: impl Fn(usize) -> Vec<u8> + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&requests);
+        let task = tokio::spawn(async move {
+            for number in 0.. {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(socket.read_u8().await.unwrap());
+                }
+                seen.lock().unwrap().push(String::from_utf8(head).unwrap().to_lowercase());
+                socket.write_all(&answer(number)).await.unwrap();
+                socket.shutdown().await.unwrap();
+            }
+        });
+        Self { address, requests, task }
+    }
+
+    /// One answer after the other, the last for ever.
+    async fn of(answers: Vec<Vec<u8>>) -> Self {
+        Self::start(move |number| answers[number.min(answers.len() - 1)].clone()).await
+    }
+
+    fn uri(&self, path: &str) -> StorageUri {
+        StorageUri::Http(format!("{}{path}", self.address))
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    [format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}\r\n").as_bytes(), body].concat()
+}
+
+const PLAIN: &str = "Content-Type: application/octet-stream\r\n";
+
+fn whole(tag: &str, promised: usize, body: &[u8]) -> Vec<u8> {
+    answer("200 OK", &format!("{PLAIN}ETag: \"{tag}\"\r\nContent-Length: {promised}\r\n"), body)
+}
+
+fn rest(from: usize, total: usize, body: &[u8]) -> Vec<u8> {
+    let range = format!("Content-Range: bytes {from}-{}/{total}\r\nContent-Length: {}\r\n", total - 1, body.len());
+    answer("206 Partial Content", &format!("{PLAIN}{range}"), body)
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+    config: Config,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let http = HttpConfig { retry_first_ms: 1, attempts_max: 3, part_bytes: 64, ..HttpConfig::default() };
+        let config = Config { cache: folder.path().join("cache"), http, ..Config::default() };
+        Self { folder, config }
+    }
+
+    /// A daemon that starts now, over the same cache folder.
+    fn storage(&self) -> Storage {
+        Storage::new(self.config.clone())
+    }
+
+    async fn fetch(&self, uri: &StorageUri) -> Result<ModelDir, StorageError> {
+        self.storage().fetch(uri, &|_| {}).await
+    }
+
+    async fn fetched(&self, server: &Server, path: &str) -> Vec<u8> {
+        let folder = self.fetch(&server.uri(path)).await.unwrap();
+        std::fs::read(folder.path().join(path.trim_start_matches('/'))).unwrap()
+    }
+
+    async fn wrong(&self, uri: &StorageUri) -> String {
+        match self.fetch(uri).await {
+            Err(StorageError::Wrong(message)) => message,
+            other => panic!("expected `Wrong`, found {other:?}"),
+        }
+    }
+
+    async fn may_pass(&self, uri: &StorageUri) -> String {
+        match self.fetch(uri).await {
+            Err(StorageError::MayPass(message)) => message,
+            other => panic!("expected `MayPass`, found {other:?}"),
+        }
+    }
+}
+
+fn model() -> Vec<u8> {
+    (0..1000_u32).map(|number| (number % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn a_model_is_fetched_once_and_then_kept_even_without_network() {
+    let (place, server) = (Place::new(), Server::of(vec![whole("a", 1000, &model())]).await);
+    let last = Mutex::new(Progress::default());
+    let fetched = place.storage().fetch(&server.uri("/m.onnx"), &|now| *last.lock().unwrap() = now).await.unwrap();
+    assert_eq!(std::fs::read(fetched.path().join("m.onnx")).unwrap(), model());
+    assert_eq!(*last.lock().unwrap(), Progress { bytes_done: 1000, bytes_total: Some(1000) });
+    let uri = server.uri("/m.onnx");
+    assert_eq!(server.requests().len(), 1);
+    drop(server);
+    assert_eq!(place.fetch(&uri).await.unwrap().path(), fetched.path());
+}
+
+#[tokio::test]
+async fn a_cut_download_goes_on_where_it_stopped() {
+    let model = model();
+    let server = Server::of(vec![whole("a", 1000, &model[..400]), rest(400, 1000, &model[400..])]).await;
+    assert_eq!(Place::new().fetched(&server, "/m.onnx").await, model);
+    let second = &server.requests()[1];
+    assert!(second.contains("range: bytes=400-\r\n") && second.contains("if-range: \"a\"\r\n"), "{second}");
+}
+
+#[tokio::test]
+async fn a_new_daemon_goes_on_where_the_old_one_stopped() {
+    let model = model();
+    let server = Server::of(vec![whole("a", 1000, &model[..400]), rest(400, 1000, &model[400..])]).await;
+    let mut place = Place::new();
+    place.config.http.attempts_max = 1;
+    assert!(place.may_pass(&server.uri("/m.onnx")).await.contains("after 1 tries"));
+    assert_eq!(place.fetched(&server, "/m.onnx").await, model);
+    assert!(server.requests()[1].contains("range: bytes=400-"));
+}
+
+#[tokio::test]
+async fn a_file_that_changed_meanwhile_is_fetched_anew() {
+    let other = vec![7; 900];
+    let server = Server::of(vec![whole("a", 1000, &model()[..400]), whole("b", 900, &other)]).await;
+    assert_eq!(Place::new().fetched(&server, "/m.onnx").await, other);
+}
+
+#[tokio::test]
+async fn another_part_than_asked_for_starts_anew() {
+    let model = model();
+    let lies = rest(100, 1000, &model[100..]);
+    let server = Server::of(vec![whole("a", 1000, &model[..400]), lies, whole("a", 1000, &model)]).await;
+    assert_eq!(Place::new().fetched(&server, "/m.onnx").await, model);
+    assert!(!server.requests()[2].contains("range:"), "begun anew");
+}
+
+#[tokio::test]
+async fn a_server_that_promises_more_than_it_sends_is_given_up_after_a_few_tries() {
+    let (place, server) = (Place::new(), Server::of(vec![answer("200 OK", &format!("{PLAIN}Content-Length: 1000\r\n"), b"short")]).await);
+    assert!(place.may_pass(&server.uri("/m.onnx")).await.contains("after 3 tries"));
+    assert!(server.requests().iter().all(|request| !request.contains("range:")), "without a version nothing is resumed");
+    assert!(!place.config.cache.join("models").exists());
+}
+
+#[tokio::test]
+async fn progress_counts_tries_anew() {
+    let model = model();
+    let cut = |from: usize| {
+        answer("206 Partial Content", &format!("Content-Range: bytes {from}-999/1000\r\nContent-Length: 600\r\n"), &model[from..from + 100])
+    };
+    let mut answers = vec![whole("a", 1000, &model[..400])];
+    answers.extend([400, 500, 600, 700, 800].map(cut));
+    answers.push(rest(900, 1000, &model[900..]));
+    let server = Server::of(answers).await;
+    assert_eq!(Place::new().fetched(&server, "/m.onnx").await, model);
+    assert_eq!(server.requests().len(), 7);
+}
+
+#[tokio::test]
+async fn an_error_page_is_not_taken_for_a_model() {
+    let (place, server) =
+        (Place::new(), Server::of(vec![answer("200 OK", "Content-Type: text/html\r\nContent-Length: 2\r\n", b"no")]).await);
+    assert!(place.wrong(&server.uri("/m.onnx")).await.contains("`text/html`"));
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_missing_file_is_wrong_and_a_busy_server_may_pass() {
+    let server = Server::of(vec![answer("404 Not Found", "", b"")]).await;
+    assert!(Place::new().wrong(&server.uri("/m.onnx?sig=secret")).await.ends_with("/m.onnx?…: the server answers 404 Not Found"));
+    let busy = answer("503 Service Unavailable", "Retry-After: 0\r\n", b"");
+    let server = Server::of(vec![busy.clone(), busy, whole("a", 4, b"data")]).await;
+    assert_eq!(Place::new().fetched(&server, "/m.onnx").await, b"data");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_may_pass() {
+    let server = Server::of(vec![Vec::new()]).await;
+    let uri = server.uri("/m.onnx");
+    server.task.abort();
+    let _ = server.requests();
+    drop(server);
+    tokio::task::yield_now().await;
+    assert!(Place::new().may_pass(&uri).await.contains("after 3 tries"));
+}
+
+#[tokio::test]
+async fn a_redirect_to_a_host_that_is_not_allowed_is_refused() {
+    let mut place = Place::new();
+    place.config.http.allowed_hosts = vec!["127.0.0.1".to_owned()];
+    let server = Server::of(vec![answer("302 Found", "Location: http://localhost:1/secret.onnx\r\n", b"")]).await;
+    let message = place.wrong(&server.uri("/m.onnx")).await;
+    assert!(message.contains("`localhost`") && message.contains("`storage.http.allowed_hosts`"), "{message}");
+}
+
+#[tokio::test]
+async fn a_body_without_length_is_taken_when_its_end_is_told() {
+    let chunked = answer("200 OK", &format!("{PLAIN}Transfer-Encoding: chunked\r\n"), b"4\r\ndata\r\n0\r\n\r\n");
+    let server = Server::of(vec![chunked]).await;
+    assert_eq!(Place::new().fetched(&server, "/m.onnx").await, b"data");
+    let server = Server::of(vec![answer("200 OK", PLAIN, b"data")]).await;
+    assert!(Place::new().wrong(&server.uri("/m.onnx")).await.contains("neither the length nor the end"));
+}
+
+#[tokio::test]
+async fn an_empty_file_is_fetched_as_such() {
+    let server = Server::of(vec![whole("a", 0, b"")]).await;
+    assert_eq!(Place::new().fetched(&server, "/m.onnx").await, b"");
+}
+
+#[tokio::test]
+async fn a_file_above_the_bound_is_refused_before_and_while_it_comes() {
+    let mut place = Place::new();
+    place.config.http.model_bytes_max = 100;
+    let server = Server::of(vec![whole("a", 1000, &model())]).await;
+    assert!(place.wrong(&server.uri("/m.onnx")).await.contains("model_bytes_max"));
+    let chunk = [b"80\r\n".as_slice(), &[0; 128], b"\r\n0\r\n\r\n"].concat();
+    let server = Server::of(vec![answer("200 OK", &format!("{PLAIN}Transfer-Encoding: chunked\r\n"), &chunk)]).await;
+    assert!(place.wrong(&server.uri("/m.onnx")).await.contains("model_bytes_max"));
+}
+
+#[tokio::test]
+async fn two_who_ask_at_once_download_once() {
+    let (place, server) = (Place::new(), Server::of(vec![whole("a", 1000, &model())]).await);
+    let (uri, calls) = (server.uri("/m.onnx"), AtomicUsize::new(0));
+    let count = |_: Progress| {
+        calls.fetch_add(1, Ordering::Relaxed);
+    };
+    let (one, two) = (place.storage(), place.storage());
+    let (first, second) = tokio::join!(one.fetch(&uri, &count), two.fetch(&uri, &count));
+    assert_eq!(first.unwrap().path(), second.unwrap().path());
+    assert_eq!(server.requests().len(), 1);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_archive_that_leaves_its_folder_is_refused_and_asked_for_again() {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    writer.start_file("../../evil", zip::write::SimpleFileOptions::default()).unwrap();
+    let bytes = writer.finish().unwrap().into_inner();
+    let headers = format!("Content-Type: application/zip\r\nETag: \"a\"\r\nContent-Length: {}\r\n", bytes.len());
+    let (place, server) = (Place::new(), Server::of(vec![answer("200 OK", &headers, &bytes)]).await);
+    for tries in 1..=2 {
+        assert!(place.wrong(&server.uri("/m.zip")).await.contains("leads out of the model's folder"));
+        assert_eq!(server.requests().len(), tries);
+    }
+    let found = std::fs::read_dir(&place.config.cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(found.into_iter().all(|name| ["locks", "partial"].contains(&name.as_str())));
+    assert!(!place.folder.path().join("evil").exists());
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_written_names_the_setting() {
+    let mut place = Place::new();
+    let file = place.folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    place.config.cache = file;
+    let server = Server::of(vec![whole("a", 4, b"data")]).await;
+    assert!(place.fetch(&server.uri("/m.onnx")).await.is_err());
+    let full = disk_error(&io::Error::from(io::ErrorKind::StorageFull), Path::new("/cache"));
+    assert!(matches!(full, StorageError::MayPass(message) if message.contains("`storage.cache`")));
+    let read_only = disk_error(&io::Error::from(io::ErrorKind::ReadOnlyFilesystem), Path::new("/cache"));
+    assert!(matches!(read_only, StorageError::Wrong(message) if message.contains("`storage.cache`")));
+}
+
+#[tokio::test]
+async fn a_scheme_that_is_not_yet_served_says_what_to_do() {
+    let uri = StorageUri::NotYetServed { scheme: "s3".to_owned(), uri: "s3://bucket/m".to_owned() };
+    assert!(Place::new().wrong(&uri).await.starts_with("`s3://` is not yet served: `s3://bucket/m`\nhint: "));
+}
