@@ -6,11 +6,13 @@
 mod layers;
 mod sections;
 
-pub(crate) use layers::did_you_mean;
 pub use layers::{Origin, Override, Text};
-pub use sections::{Access, Control, DeploymentMode, Grpc, Http, Limits, Log, LogFormat, Onnx, Pool, Secret, Shutdown};
+pub use sections::{Control, DeploymentMode, Grpc, Http, Log, LogFormat, Pool, Shutdown};
 
+use crate::api::problem::did_you_mean;
+use crate::engine::onnx::OnnxConfig;
 use crate::place::Place;
+use crate::protocol::{self, ApiKey};
 use crate::storage;
 use layers::Layers;
 use serde::{Deserialize, Serialize};
@@ -31,24 +33,20 @@ pub struct Config {
     pub runtimes: Vec<PathBuf>,
     /// The namespace of resources that name none.
     pub default_namespace: String,
-    /// The domain of service hosts: `iris.default.example.com`. KServe's `ingressDomain`.
-    pub default_domain: String,
-    /// Where a service is reached by path; must name `{namespace}` and `{name}`. Empty turns it off.
-    pub path_template: String,
     /// KServe's way of deploying, where the annotation `serving.kserve.io/deploymentMode` does not say.
     pub deployment_mode: DeploymentMode,
     /// The HTTP door.
     pub http: Http,
     /// The gRPC door.
     pub grpc: Grpc,
-    /// Who may call.
-    pub access: Access,
-    /// Bounds on one caller.
-    pub limits: Limits,
+    /// A file with the key that callers must send; stands for `protocol.api_key`.
+    pub api_key_file: Option<PathBuf>,
+    /// Names, keys and bounds of both doors.
+    pub protocol: protocol::Config,
     /// Queues and threads.
     pub pool: Pool,
     /// ONNX Runtime.
-    pub onnx: Onnx,
+    pub onnx: OnnxConfig,
     /// Where models may come from.
     pub storage: storage::Config,
     /// Watching and rolling out.
@@ -65,15 +63,13 @@ impl Default for Config {
             models: vec![PathBuf::from("models")],
             runtimes: vec![PathBuf::from("runtimes")],
             default_namespace: "default".to_owned(),
-            default_domain: "example.com".to_owned(),
-            path_template: "/serving/{namespace}/{name}".to_owned(),
             deployment_mode: DeploymentMode::default(),
             http: Http::default(),
             grpc: Grpc::default(),
-            access: Access::default(),
-            limits: Limits::default(),
+            api_key_file: None,
+            protocol: protocol::Config::default(),
             pool: Pool::default(),
-            onnx: Onnx::default(),
+            onnx: OnnxConfig::default(),
             storage: storage::Config::default(),
             control: Control::default(),
             shutdown: Shutdown::default(),
@@ -109,10 +105,10 @@ pub struct Sources {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration file `{}`", path.display())]
+    /// A file cannot be read.
+    #[error("cannot read `{}`", path.display())]
     Read {
-        /// The file as asked for.
+        /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -153,8 +149,11 @@ pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
         let origin = change.origin.clone();
         layers.lay(change).map_err(|message| ConfigError::Value { origin, message })?;
     }
-    let config = assemble(&layers)?;
+    let mut config = assemble(&layers)?;
     config.check()?;
+    if let Some(path) = &config.api_key_file {
+        config.protocol.api_key = Some(read_key(path)?);
+    }
     Ok(Loaded { config, file, origins: layers.origins(), warnings })
 }
 
@@ -180,19 +179,6 @@ impl Config {
         layers::leaves(&tree_of(self))
     }
 
-    /// The key that callers must send, from `access.api_key` or the file named by `access.api_key_file`.
-    ///
-    /// # Errors
-    /// The file cannot be read, or holds nothing.
-    pub fn read_api_key(&self) -> Result<Option<Secret>, ConfigError> {
-        let Some(path) = &self.access.api_key_file else { return Ok(self.access.api_key.clone()) };
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        match text.trim() {
-            "" => Err(ConfigError::Check(vec![format!("access.api_key_file: `{}` holds no key", path.display())])),
-            key => Ok(Some(Secret::new(key))),
-        }
-    }
-
     /// Checks what no single value shows.
     fn check(&self) -> Result<(), ConfigError> {
         let mistakes: Vec<String> =
@@ -204,32 +190,30 @@ impl Config {
     }
 
     fn check_bind(&self) -> Option<String> {
-        let open = self.access.api_key.is_none() && self.access.api_key_file.is_none() && !self.access.allow_insecure_bind;
+        let open = self.protocol.api_key.is_none() && self.api_key_file.is_none() && !self.protocol.allow_unauthenticated;
         (open && !self.http.host.is_loopback()).then(|| {
             format!(
                 "http.host: `{}` can be reached from other machines and no key is asked for\n\
                  hint: listen on this machine only with `--host 127.0.0.1`; or name a file that holds a key with\n\
-                 hint: `access.api_key_file`; or set the key in `KSERVED_API_KEY`; or, behind a proxy or in a\n\
-                 hint: container that guards the port, set `access.allow_insecure_bind: true`",
+                 hint: `--api-key-file`; or set the key in `KSERVED_API_KEY`; or, behind a proxy or in a container\n\
+                 hint: that guards the port, set `protocol.allow_unauthenticated: true`",
                 self.http.host
             )
         })
     }
 
     fn check_keys(&self) -> Option<String> {
-        let both = self.access.api_key.is_some() && self.access.api_key_file.is_some();
-        let empty = self.access.api_key.as_ref().is_some_and(|key| key.reveal().trim().is_empty());
-        match (both, empty) {
-            (true, _) => Some("access.api_key, access.api_key_file: set one of them, not both".to_owned()),
-            (_, true) => Some("access.api_key: must not be empty".to_owned()),
+        match (&self.protocol.api_key, &self.api_key_file) {
+            (Some(_), Some(_)) => Some("protocol.api_key, api_key_file: set one of them, not both".to_owned()),
+            (Some(key), None) if key.is_empty() => Some("protocol.api_key: must not be empty".to_owned()),
             _ => None,
         }
     }
 
     fn check_path_template(&self) -> Option<String> {
-        let template = &self.path_template;
+        let template = &self.protocol.path_template;
         let good = template.is_empty() || (template.starts_with('/') && template.contains("{namespace}") && template.contains("{name}"));
-        (!good).then(|| format!("path_template: must start with `/` and name `{{namespace}}` and `{{name}}`: `{template}`"))
+        (!good).then(|| format!("protocol.path_template: must start with `/` and name `{{namespace}}` and `{{name}}`: `{template}`"))
     }
 
     fn check_models(&self) -> Option<String> {
@@ -237,7 +221,15 @@ impl Config {
     }
 
     fn check_bounds(&self) -> Option<String> {
-        let may_be_zero = ["http.port", "grpc.port", "pool.workers_max", "control.loads_max", "control.debounce_ms", "shutdown.grace_s"];
+        let may_be_zero = [
+            "http.port",
+            "grpc.port",
+            "protocol.compress_bytes_min",
+            "pool.workers_max",
+            "control.loads_max",
+            "control.debounce_ms",
+            "shutdown.grace_s",
+        ];
         let zero = self.values().into_iter().find(|(key, value)| *value == 0 && !may_be_zero.contains(&key.as_str()));
         zero.map(|(key, _)| format!("{key}: must be at least 1"))
     }
@@ -245,6 +237,14 @@ impl Config {
 
 fn tree_of(config: &Config) -> Value {
     serde_json::to_value(config).expect("a configuration has a JSON form, because its keys are strings and its paths come from text")
+}
+
+fn read_key(path: &Path) -> Result<ApiKey, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    match text.trim() {
+        "" => Err(ConfigError::Check(vec![format!("api_key_file: `{}` holds no key", path.display())])),
+        key => Ok(ApiKey::new(key)),
+    }
 }
 
 fn read_file(path: &Path) -> Result<Value, ConfigError> {
@@ -305,8 +305,8 @@ fn describe(error: &serde_saphyr::Error) -> String {
 
 fn one_of(name: &str, expected: &[&'static str]) -> String {
     match did_you_mean(name, expected.iter().copied()) {
-        hint if hint.is_empty() => format!("\nhint: one of `{}`", expected.join("`, `")),
-        hint => hint,
+        Some(meant) => format!("\nhint: did you mean `{meant}`?"),
+        None => format!("\nhint: one of `{}`", expected.join("`, `")),
     }
 }
 
@@ -386,29 +386,29 @@ mod tests {
     #[test]
     fn an_open_bind_without_a_key_is_refused_with_the_ways_out() {
         let message = with_flags(vec![flag("http.host", "0.0.0.0")]).unwrap_err().to_string();
-        for way in ["127.0.0.1", "access.api_key_file", "KSERVED_API_KEY", "allow_insecure_bind"] {
+        for way in ["127.0.0.1", "--api-key-file", "KSERVED_API_KEY", "allow_unauthenticated"] {
             assert!(message.contains(way), "{way} in {message}");
         }
-        assert!(with_flags(vec![flag("http.host", "0.0.0.0"), flag("access.api_key", "k")]).is_ok());
-        assert!(with_flags(vec![flag("http.host", "0.0.0.0"), flag("access.allow_insecure_bind", "true")]).is_ok());
+        assert!(with_flags(vec![flag("http.host", "0.0.0.0"), flag("protocol.api_key", "k")]).is_ok());
+        assert!(with_flags(vec![flag("http.host", "0.0.0.0"), flag("protocol.allow_unauthenticated", "true")]).is_ok());
         assert!(with_flags(vec![flag("http.host", "::1")]).is_ok());
     }
 
     #[test]
     fn bounds_of_zero_and_bad_templates_are_refused_together() {
-        let message = with_flags(vec![flag("pool.queue_max", "0"), flag("path_template", "/{name}")]).unwrap_err().to_string();
-        assert!(message.contains("pool.queue_max: must be at least 1") && message.contains("path_template: "), "{message}");
+        let message = with_flags(vec![flag("pool.queue_max", "0"), flag("protocol.path_template", "/{name}")]).unwrap_err().to_string();
+        assert!(message.contains("pool.queue_max: must be at least 1") && message.contains("protocol.path_template: "), "{message}");
     }
 
     #[test]
     fn the_key_may_stand_in_a_file() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("key");
-        std::fs::write(&file, "s3cret\n").unwrap();
-        let access = Access { api_key_file: Some(file.clone()), ..Access::default() };
-        let config = Config { access, ..Config::default() };
-        assert_eq!(config.read_api_key().unwrap().unwrap().reveal(), "s3cret");
-        std::fs::write(&file, "\n").unwrap();
-        assert!(config.read_api_key().is_err());
+        std::fs::write(folder.path().join("key"), "s3cret\n").unwrap();
+        let file = folder.path().join("config.yaml");
+        std::fs::write(&file, "api_key_file: key\n").unwrap();
+        let sources = Sources { file: Some(file), ..Sources::default() };
+        assert!(load(sources.clone()).unwrap().config.protocol.api_key.unwrap().matches(b"s3cret"));
+        std::fs::write(folder.path().join("key"), "\n").unwrap();
+        assert!(load(sources).unwrap_err().to_string().contains("holds no key"));
     }
 }

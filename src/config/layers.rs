@@ -1,5 +1,6 @@
 //! Who set a value: flags over `KSERVED_*` over the file over the defaults, and the name of the one that won.
 
+use crate::api::problem::did_you_mean;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,14 +10,13 @@ use std::path::{Path, PathBuf};
 const OPEN_MAPS: [&str; 1] = ["storage.pvc"];
 
 /// Keys that hold paths: those of the file are taken from the file's folder.
-const PATHS: [&str; 7] =
-    ["models", "runtimes", "storage.cache", "storage.allowed_roots", "storage.pvc", "access.api_key_file", "onnx.library"];
+const PATHS: [&str; 7] = ["models", "runtimes", "storage.cache", "storage.allowed_roots", "storage.pvc", "api_key_file", "onnx.library"];
 
 /// Short names of variables, like the flags.
 const ALIASES: [(&str, &str); 4] = [
     ("KSERVED_HOST", "http.host"),
     ("KSERVED_CACHE", "storage.cache"),
-    ("KSERVED_API_KEY", "access.api_key"),
+    ("KSERVED_API_KEY", "protocol.api_key"),
     ("KSERVED_LOG", "log.level"),
 ];
 
@@ -96,7 +96,7 @@ impl Layers {
     /// A sentence: the key is unknown, or the text is not of its type.
     pub(super) fn lay(&mut self, change: Override) -> Result<(), String> {
         let Some((current, _)) = self.values.get(&change.key) else {
-            return Err(format!("no setting named `{}`{}", change.key, did_you_mean(&change.key, self.values.keys().map(String::as_str))));
+            return Err(format!("no setting named `{}`{}", change.key, hint(&change.key, self.values.keys().map(String::as_str))));
         };
         let value = read(current, &change.text).map_err(|wanted| format!("`{}`: {wanted}: `{}`", change.key, change.text))?;
         self.values.insert(change.key, (value, change.origin));
@@ -113,10 +113,8 @@ impl Layers {
             match by_name.get(&name) {
                 Some(key) => changes.push(Override { key: (*key).to_owned(), text: Text::One(text), origin: Origin::Env(name) }),
                 None if OTHER_VARIABLES.contains(&name.as_str()) => {}
-                None => warnings.push(format!(
-                    "environment variable `{name}` names no setting{}",
-                    did_you_mean(&name, by_name.keys().map(String::as_str))
-                )),
+                None => warnings
+                    .push(format!("environment variable `{name}` names no setting{}", hint(&name, by_name.keys().map(String::as_str)))),
             }
         }
         (changes, warnings)
@@ -146,13 +144,9 @@ impl fmt::Display for Text {
     }
 }
 
-/// `; did you mean X?` when a name is close enough to one of the known ones, else nothing.
-pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let nearest = known.into_iter().map(|candidate| (strsim::jaro_winkler(name, candidate), candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((likeness, candidate)) if likeness > 0.8 => format!("\nhint: did you mean `{candidate}`?"),
-        _ => String::new(),
-    }
+/// A line that names the known word that was probably meant, or nothing.
+fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    did_you_mean(name, known).map_or_else(String::new, |meant| format!("\nhint: did you mean `{meant}`?"))
 }
 
 /// The variable of a key: `KSERVED_HTTP_PORT` for `http.port`.

@@ -1,12 +1,7 @@
 //! The sections of `config.yaml`: each value, its default, its unit and why it is what it is.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::fmt;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
-
-/// A mebibyte, so that defaults read as people say them.
-const MIB: usize = 1 << 20;
 
 /// Where HTTP is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,67 +25,12 @@ impl Default for Http {
 pub struct Grpc {
     /// The port, 8081 as KServe's own servers; 0 takes a free one.
     pub port: u16,
-    /// Bytes one message may have, in and out. gRPC's usual 4 MiB would refuse most images.
-    pub message_bytes_max: usize,
 }
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self { port: 8081, message_bytes_max: 256 * MIB }
+        Self { port: 8081 }
     }
-}
-
-/// What one caller may ask for before it is refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Bytes of one HTTP request body as sent.
-    pub body_bytes_max: usize,
-    /// Bytes of one request after inflation and after JSON became tensors.
-    pub decoded_bytes_max: usize,
-    /// How deep JSON may nest; tensors of rank above this do not exist in practice.
-    pub json_depth_max: usize,
-    /// Bytes of one HTTP request head.
-    pub header_bytes_max: usize,
-    /// Open connections of both doors together; more wait in the kernel.
-    pub connections_max: usize,
-    /// Requests at once on one HTTP/2 connection.
-    pub streams_max: u32,
-    /// Seconds until a request's head must have arrived.
-    pub header_read_timeout_s: u64,
-    /// Seconds from a request's head to the end of its body.
-    pub body_read_timeout_s: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            body_bytes_max: 256 * MIB,
-            decoded_bytes_max: 512 * MIB,
-            json_depth_max: 128,
-            header_bytes_max: 64 << 10,
-            connections_max: 8192,
-            streams_max: 1024,
-            header_read_timeout_s: 15,
-            body_read_timeout_s: 120,
-        }
-    }
-}
-
-/// Who may call.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Access {
-    /// The key that callers send as `Authorization: Bearer KEY`; none asks for no key.
-    pub api_key: Option<Secret>,
-    /// A file that holds the key, so that it stands in no environment and no process list.
-    pub api_key_file: Option<PathBuf>,
-    /// Listens on other machines' networks without a key.
-    pub allow_insecure_bind: bool,
-    /// `Host` names answered on loopback beside `localhost`, addresses and the names of the services.
-    pub allowed_hosts: Vec<String>,
-    /// Browser origins that may call, e.g. `http://localhost:3000`; `Origin` is refused otherwise.
-    pub allowed_origins: Vec<String>,
 }
 
 /// The queue and the threads of each revision.
@@ -109,14 +49,6 @@ impl Default for Pool {
     fn default() -> Self {
         Self { workers_max: 0, queue_max: 1024, worker_idle_s: 60 }
     }
-}
-
-/// ONNX Runtime.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Onnx {
-    /// The shared library; none looks in the usual places (see `docs/configuration.md`).
-    pub library: Option<PathBuf>,
 }
 
 /// How the watched folders are read and how services are brought to what they ask for.
@@ -198,52 +130,9 @@ pub enum DeploymentMode {
     Standard,
 }
 
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps a text from being printed.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself; to be compared, never to be printed.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("***")
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_is_never_printed() {
-        let access = Access { api_key: Some(Secret::new("s3cret")), ..Access::default() };
-        let printed = format!("{access:?} {}", serde_json::to_string(&access).unwrap());
-        assert!(!printed.contains("s3cret"), "{printed}");
-    }
 
     #[test]
     fn old_names_of_the_deployment_modes_are_read() {
