@@ -9,6 +9,12 @@
 #[expect(missing_docs, clippy::pedantic, reason = "generated from open_inference.proto and compared by tests/it/generated_code.rs")]
 pub mod open_inference;
 
+mod json;
+pub mod v2_binary;
+mod v2_envelope;
+pub mod v2_json;
+pub mod v2_reply;
+
 use crate::inference::{InferenceError, InferenceRequest};
 use crate::tensor::TensorError;
 use bytes::Bytes;
@@ -186,6 +192,17 @@ impl From<EncodeError> for InferenceError {
     fn from(error: EncodeError) -> Self {
         Self::InvalidInput(error.to_string())
     }
+}
+
+/// Refuses a name that comes twice; `what` is `input` or `requested output`.
+fn check_unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), DecodeError> {
+    let mut seen = std::collections::HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(DecodeError::Refused(format!("{what} `{name}` is given twice")));
+        }
+    }
+    Ok(())
 }
 
 /// Prints `[0][2]`; `[]` for a value that is not in an array.
