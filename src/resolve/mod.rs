@@ -1,4 +1,186 @@
 //! From what the user wrote to what shall run: pure, and it says why.
+//!
+//! [`resolve`] takes one InferenceService, with KServe's defaults filled in, and the runtimes there are. It picks the
+//! runtime, merges the container, fills placeholders, reads where the model lies, and names the engine. The answer is a
+//! [`RevisionSpec`]; two equal ones are the same revision.
 
+pub mod engine;
+pub mod error;
+pub mod merge;
+pub mod placeholder;
+pub mod refusal;
 pub mod revision;
+pub mod runtime;
+pub mod server_type;
 pub mod storage_uri;
+
+use crate::api::SERVER_CONTAINER;
+use crate::api::inference_service::{InferenceService, ModelFormat, ModelSpec};
+use crate::api::pod::Container;
+use crate::api::serving_runtime::ServingRuntime;
+use crate::api::status::FailureReason;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use error::ResolveError;
+pub use revision::{RevisionSpec, RuntimeRef};
+pub use runtime::Candidate;
+
+mod unserved;
+
+use storage_uri::{StorageUri, StorageUriError};
+
+/// What a service that does not say gets, and what this process can run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// The names of the engines there are.
+    pub engines: Vec<String>,
+    /// Seconds a request may take where `timeout` is absent or 0.
+    pub timeout_s: u64,
+}
+
+impl Default for Defaults {
+    /// The ONNX engine, and Knative's 300 seconds.
+    fn default() -> Self {
+        Self { engines: vec!["onnx".to_owned()], timeout_s: 300 }
+    }
+}
+
+/// What shall run for a service's predictor.
+///
+/// `manifest_dir` is the folder of the file the service was read from; relative paths start there.
+///
+/// # Errors
+/// [`ResolveError`] with KServe's reason, the field at fault and what to do.
+///
+/// Source: KServe `predictor.go` `reconcileModel`.
+pub fn resolve(
+    service: &InferenceService,
+    manifest_dir: &Path,
+    runtimes: &[Candidate<'_>],
+    defaults: &Defaults,
+) -> Result<RevisionSpec, ResolveError> {
+    let model = unserved::served_model(&service.spec)?;
+    let wish = runtime::Wish {
+        namespace: &service.metadata.namespace,
+        format: &model.model_format,
+        protocol: model.protocol_version.as_deref(),
+        runtime: model.runtime.as_deref(),
+    };
+    let chosen = runtime::select(&wish, runtimes)?;
+    let engine = engine::engine_of(chosen.runtime, &model.model_format, &defaults.engines)?;
+    let storage = storage_of(service, model, manifest_dir)?;
+    let settled = server_type::settle(service, model, chosen.runtime);
+    let container = container_of(chosen.runtime, &settled)?;
+    let env = environment(&container, &service.metadata.name);
+    Ok(RevisionSpec {
+        namespace: service.metadata.namespace.clone(),
+        service: service.metadata.name.clone(),
+        model_name: model_name(&container.args, &env, &service.metadata.name),
+        engine,
+        runtime: chosen.reference(),
+        model_format: format_as_written(&model.model_format),
+        protocol: settled.protocol,
+        storage: Some(storage),
+        cpu_limit_millis: limit(&container, "cpu").map(crate::api::quantity::Quantity::millis),
+        memory_limit_bytes: limit(&container, "memory").map(crate::api::quantity::Quantity::bytes),
+        args: container.args,
+        env,
+        timeout_s: positive(service.spec.predictor.timeout_s).unwrap_or(defaults.timeout_s),
+        container_concurrency: concurrency(service),
+    })
+}
+
+/// The runtime's server container with the service's laid over it and placeholders filled.
+fn container_of(runtime: &ServingRuntime, settled: &server_type::Settled) -> Result<Container, ResolveError> {
+    const FIELD: &str = "spec.predictor.model";
+    let name = &runtime.metadata.name;
+    let invalid = |message: &str| ResolveError::new(FailureReason::InvalidPredictorSpec, FIELD, message);
+    if runtime.spec.containers.is_empty() {
+        return Err(invalid("no container configuration found in selected serving runtime")
+            .with_details(vec![format!("{name}: has no containers")]));
+    }
+    let server = runtime.spec.containers.iter().find(|container| container.name == SERVER_CONTAINER);
+    let server = server.ok_or_else(|| {
+        let names = error::quoted_list(runtime.spec.containers.iter().map(|container| &container.name));
+        invalid("failed to find kserve-container in ServingRuntime containers")
+            .with_details(vec![format!("{name}: has containers {names}")])
+    })?;
+    placeholder::fill_container(&merge::merge_container(server, &settled.model), &settled.metadata).map_err(|wrong| {
+        invalid(&format!("failed to replace placeholders in serving runtime {name} Container {SERVER_CONTAINER}"))
+            .with_details(vec![wrong.to_string()])
+            .with_hint(format!("known placeholders: {}", placeholder::PLACEHOLDERS))
+    })
+}
+
+/// Where the model lies: `storageUri`, or the one entry of `storageUris`.
+fn storage_of(service: &InferenceService, model: &ModelSpec, manifest_dir: &Path) -> Result<StorageUri, ResolveError> {
+    let several = &service.spec.predictor.storage_uris;
+    let (field, uri) = match (&model.storage_uri, several.as_slice()) {
+        (Some(_), [_, ..]) => {
+            let message = "Setting both StorageURI and StorageURIs is not supported.";
+            return Err(ResolveError::new(FailureReason::InvalidPredictorSpec, "spec.predictor.storageUris", message));
+        }
+        (Some(uri), []) => ("spec.predictor.model.storageUri", uri),
+        (None, [one]) => ("spec.predictor.storageUris", &one.uri),
+        (None, []) => {
+            return Err(ResolveError::not_yet_served(
+                "spec.predictor.model",
+                "a service without `storageUri`, which waits for TrainedModels",
+            ));
+        }
+        (None, _) => return Err(ResolveError::not_yet_served("spec.predictor.storageUris", "a model from several places")),
+    };
+    StorageUri::parse(uri, manifest_dir).map_err(|wrong| storage_error(field, &wrong))
+}
+
+fn storage_error(field: &'static str, wrong: &StorageUriError) -> ResolveError {
+    let hint = match wrong {
+        StorageUriError::UnknownScheme { meant: Some(meant), .. } => Some(format!("did you mean `{meant}`?")),
+        StorageUriError::UnknownScheme { .. } | StorageUriError::Malformed { .. } => None,
+    };
+    ResolveError::new(FailureReason::InvalidPredictorSpec, field, wrong.to_string()).with_hint(hint)
+}
+
+/// Variables with a value; KServe tells every container its service's name.
+fn environment(container: &Container, service: &str) -> BTreeMap<String, String> {
+    let own = [("INFERENCE_SERVICE_NAME".to_owned(), service.to_owned())];
+    let written = container.env.iter().filter(|variable| variable.value_from.is_none());
+    own.into_iter().chain(written.map(|variable| (variable.name.clone(), variable.value.clone().unwrap_or_default()))).collect()
+}
+
+/// The last `--model_name=x` or `--model_name x`, else `MLSERVER_MODEL_NAME`, else the service's name.
+fn model_name(args: &[String], env: &BTreeMap<String, String>, service: &str) -> String {
+    const FLAG: &str = "--model_name";
+    let after = |at: usize, arg: &String| match arg.strip_prefix(FLAG)? {
+        "" => args.get(at + 1).cloned(),
+        rest => rest.strip_prefix('=').map(str::to_owned),
+    };
+    let by_flag = args.iter().enumerate().rev().find_map(|(at, arg)| after(at, arg));
+    let written = by_flag.or_else(|| env.get("MLSERVER_MODEL_NAME").cloned());
+    written.filter(|name| !name.is_empty()).unwrap_or_else(|| service.to_owned())
+}
+
+fn limit<'c>(container: &'c Container, resource: &str) -> Option<&'c crate::api::quantity::Quantity> {
+    container.resources.as_ref()?.limits.get(resource)
+}
+
+fn format_as_written(format: &ModelFormat) -> String {
+    format.version.as_ref().map_or_else(|| format.name.clone(), |version| format!("{} {version}", format.name))
+}
+
+fn positive(number: Option<i64>) -> Option<u64> {
+    number.and_then(|number| u64::try_from(number).ok()).filter(|number| *number > 0)
+}
+
+/// A hard limit in Knative mode; nothing reads it in Standard mode.
+fn concurrency(service: &InferenceService) -> u64 {
+    let mode = service.metadata.annotation("serving.kserve.io/deploymentMode");
+    match mode {
+        Some("Standard" | "RawDeployment") => 0,
+        _ => positive(service.spec.predictor.container_concurrency).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests;
