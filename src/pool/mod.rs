@@ -159,7 +159,7 @@ impl ModelHandle {
 
 impl Pool {
     fn submit(self: &Arc<Self>, entry: Entry) -> Result<(), InferenceError> {
-        let pushed = self.queue.push(entry).map_err(|refused| self.refusal(refused))?;
+        let pushed = self.queue.push(entry).map_err(|refused| self.refusal(&refused))?;
         self.count();
         if pushed == Pushed::StartWorker {
             self.start_worker();
@@ -202,8 +202,8 @@ impl Pool {
         InferenceResponse { outputs: answer.outputs, timing: answer.timing, revision: Arc::clone(&self.revision) }
     }
 
-    fn refusal(&self, refused: Refused) -> InferenceError {
-        match refused {
+    fn refusal(&self, refused: &Refused) -> InferenceError {
+        match *refused {
             Refused::Closed => self.not_ready(),
             Refused::Full { queued, retry_after } => {
                 self.metrics.refused();

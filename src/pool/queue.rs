@@ -224,7 +224,7 @@ mod tests {
     fn entry() -> (Entry, Caller) {
         let (reply, caller) = oneshot::channel();
         let now = Instant::now();
-        let deadline = now + Duration::from_secs(600);
+        let deadline = now + Duration::from_mins(10);
         (Entry { inputs: Vec::new(), wanted: Vec::new(), deadline, queued_at: now, span: tracing::Span::none(), reply }, caller)
     }
 

@@ -86,7 +86,7 @@ fn request(value: u8) -> InferenceRequest {
 }
 
 fn later() -> Instant {
-    Instant::now() + Duration::from_secs(600)
+    Instant::now() + Duration::from_mins(10)
 }
 
 impl Scene {
@@ -270,7 +270,7 @@ async fn draining_finishes_what_was_admitted_refuses_new_and_ends_the_threads() 
     let waiting = scene.ask(2);
     scene.until_waiting(1).await;
     let handle = scene.handle.clone();
-    let drained = tokio::spawn(async move { handle.drain(Duration::from_secs(600)).await });
+    let drained = tokio::spawn(async move { handle.drain(Duration::from_mins(10)).await });
     tokio::task::yield_now().await;
     let refused = scene.handle.infer(request(3), later()).await.unwrap_err();
     assert_eq!(refused.to_string(), "Model with name m is not ready. It is being unloaded.");
@@ -298,9 +298,9 @@ async fn draining_an_idle_pool_does_not_wait_for_its_idle_time() {
     let scene = scene(2, 1);
     scene.step(Step::Answer);
     scene.handle.infer(request(1), later()).await.unwrap();
-    scene.handle.drain(Duration::from_secs(600)).await;
+    scene.handle.drain(Duration::from_mins(10)).await;
     assert_eq!(scene.handle.workers(), 0);
-    scene.handle.drain(Duration::from_secs(600)).await;
+    scene.handle.drain(Duration::from_mins(10)).await;
 }
 
 #[tokio::test]

@@ -337,3 +337,25 @@ fn the_library_tells_its_path_and_version() {
     assert!(info.version.starts_with("1."), "{info:?}");
     assert!(info.path.is_file(), "{info:?}");
 }
+
+/// Megabytes of this process in memory, as Linux tells.
+#[cfg(target_os = "linux")]
+fn resident_mb() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 / (1 << 20)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn loading_and_unloading_again_and_again_keeps_memory_flat() {
+    let round = || {
+        let input = floats("x", &[64, 4], &[1.0; 256]);
+        load("mlp.onnx").worker().unwrap().infer(&[input], &[0]).unwrap();
+    };
+    (0..50).for_each(|_| round());
+    let before = resident_mb();
+    (0..500).for_each(|_| round());
+    let after = resident_mb();
+    // Leaked sessions would take 50 MB and more; other tests of the same process may take some meanwhile.
+    assert!(after <= before + 32, "{before} MB before, {after} MB after");
+}
