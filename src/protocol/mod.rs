@@ -2,6 +2,7 @@
 
 mod config;
 mod error;
+pub mod kube;
 
 pub use config::{ApiKey, Config};
 
