@@ -1,6 +1,7 @@
 //! KServe's resources as the user writes them.
 
 pub mod component;
+pub mod deployment_mode;
 pub mod inference_service;
 pub(crate) mod inline;
 pub mod metadata;

@@ -1,0 +1,234 @@
+//! From the text of a YAML file to KServe's resources, each mistake with its file, line, column and field.
+//!
+//! The path of a file: bytes to text and documents (`text`), documents to trees that know their places (`reader`,
+//! `tree`), trees to kinds (`kinds`) and types (`typed`). What is wrong in one document hides nothing of the others.
+
+mod fault;
+mod ignored;
+mod kinds;
+mod places;
+mod reader;
+mod scalar;
+mod text;
+mod tree;
+mod typed;
+
+use std::path::Path;
+
+use crate::api::inference_service::InferenceService;
+use crate::api::metadata::ObjectMeta;
+use crate::api::problem::{Problem, Severity};
+use crate::api::serving_runtime::ServingRuntime;
+use crate::api::{DEFAULT_NAMESPACE, Kind, Resource, ResourceKey};
+use crate::place::Place;
+
+use fault::Fault;
+pub use places::FieldPlaces;
+use tree::{NodeId, Tree};
+
+/// What a reader of manifests may be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes a file may have.
+    pub bytes_max: u64,
+    /// The namespace of resources that name none.
+    pub namespace: String,
+}
+
+impl Default for Options {
+    /// 4 MiB, as in `config.yaml`, and the namespace `default`.
+    fn default() -> Self {
+        Self { bytes_max: 4 << 20, namespace: DEFAULT_NAMESPACE.to_owned() }
+    }
+}
+
+/// One resource and where it and its fields stand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// What was read; its namespace is filled in.
+    pub resource: Resource,
+    /// Where its document begins.
+    pub place: Place,
+    /// Where its fields stand.
+    pub fields: FieldPlaces,
+}
+
+impl Manifest {
+    /// Where a field stands, e.g. `spec.predictor.model.storageUri`; for one that is not written, where the nearest field
+    /// around it stands.
+    #[must_use]
+    pub fn locate(&self, field: &str) -> Place {
+        match self.fields.find(field) {
+            (0, _) => self.place.clone(),
+            (line, column) => self.place.at(line, column),
+        }
+    }
+
+    /// A problem with one of its fields.
+    #[must_use]
+    pub fn problem(&self, severity: Severity, field: impl Into<String>, message: impl Into<String>, hint: Option<String>) -> Problem {
+        let field = field.into();
+        Problem { severity, place: self.locate(&field), field, message: message.into(), hint, resource: Some(self.resource.key()) }
+    }
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Parsed {
+    /// The resources that can be used, in the order of the file.
+    pub resources: Vec<Manifest>,
+    /// Resources with errors, without the values at fault: to be checked for more mistakes and shown, not to be served.
+    pub refused: Vec<Manifest>,
+    /// All mistakes and remarks, in the order of the file.
+    pub problems: Vec<Problem>,
+}
+
+impl Parsed {
+    /// Whether every document could be used. Where not, a resource that the file held before may still be meant.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        !self.problems.iter().any(Problem::is_error)
+    }
+}
+
+/// Reads a file with the usual [`Options`].
+#[must_use]
+pub fn parse(text: &[u8], file: &Path) -> Parsed {
+    parse_with(text, file, &Options::default())
+}
+
+/// Reads a file. Never fails: what cannot be read is among the problems.
+#[must_use]
+pub fn parse_with(text: &[u8], file: &Path, options: &Options) -> Parsed {
+    let mut reader = FileReader { file: Place::file(file), options, parsed: Parsed::default() };
+    match text::decode(text, options.bytes_max) {
+        Ok(text) => text::chunks(text).into_iter().for_each(|chunk| reader.chunk(chunk)),
+        Err(fault) => reader.report(Severity::Error, fault, None),
+    }
+    reader.parsed.problems.sort_by_key(|problem| (problem.place.line, problem.place.column));
+    reader.parsed
+}
+
+/// One file being read.
+#[derive(Debug)]
+struct FileReader<'o> {
+    file: Place,
+    options: &'o Options,
+    parsed: Parsed,
+}
+
+impl FileReader<'_> {
+    fn report(&mut self, severity: Severity, fault: Fault, resource: Option<&ResourceKey>) {
+        let place = self.file.at(fault.position.line, fault.position.column);
+        let Fault { field, message, hint, .. } = fault;
+        self.parsed.problems.push(Problem { severity, place, field, message, hint, resource: resource.cloned() });
+    }
+
+    fn chunk(&mut self, chunk: text::Chunk<'_>) {
+        let (documents, broken) = reader::read(chunk);
+        for document in documents {
+            let faulty = !document.faults.is_empty();
+            let resource = self.peek(&document.tree, document.root);
+            for fault in document.faults {
+                self.report(Severity::Error, fault, resource.as_ref());
+            }
+            match document.tree.excess(document.root) {
+                Some(message) => {
+                    let fault = Fault::at(document.tree.node(document.root).position, message);
+                    self.report(Severity::Error, fault, resource.as_ref());
+                }
+                None => self.document(&document.tree, document.root, faulty),
+            }
+        }
+        if let Some(fault) = broken {
+            self.report(Severity::Error, fault, None);
+        }
+    }
+
+    /// Reads one document; `faulty` when mistakes of YAML were already found in it.
+    fn document(&mut self, tree: &Tree, root: NodeId, faulty: bool) {
+        if tree.is_null(root) {
+            return;
+        }
+        match kinds::of(tree, root) {
+            kinds::Document::Other(severity, fault) => self.report(severity, fault, None),
+            kinds::Document::List(items) => items.into_iter().for_each(|item| self.document(tree, item, faulty)),
+            kinds::Document::Resource(kind) => self.resource(tree, root, kind, faulty),
+        }
+    }
+
+    fn resource(&mut self, tree: &Tree, root: NodeId, kind: Kind, faulty: bool) {
+        let (resource, findings) = typed_resource(tree, root, kind);
+        let mut good = !faulty && findings.errors.is_empty();
+        let key = self.peek(tree, root);
+        for (severity, faults) in
+            [(Severity::Error, findings.errors), (Severity::Warning, findings.unknown), (Severity::Ignored, findings.meaningless)]
+        {
+            faults.into_iter().for_each(|fault| self.report(severity, fault, key.as_ref()));
+        }
+        let Some(mut resource) = resource else { return };
+        let position = tree.node(root).position;
+        let manifest_place = self.file.at(position.line, position.column);
+        let fields = FieldPlaces::of(tree, root);
+        good &= self.identify(kind, resource.metadata_mut(), &fields, key.as_ref());
+        let manifest = Manifest { resource, place: manifest_place, fields };
+        if good { self.parsed.resources.push(manifest) } else { self.parsed.refused.push(manifest) }
+    }
+
+    /// Fills in the namespace and asks for a name; false when there is none.
+    fn identify(&mut self, kind: Kind, metadata: &mut ObjectMeta, fields: &FieldPlaces, key: Option<&ResourceKey>) -> bool {
+        let at = |field: &str| {
+            let (line, column) = fields.find(field);
+            fault::Position { line, column }
+        };
+        if !kind.namespaced() && !metadata.namespace.is_empty() {
+            metadata.namespace.clear();
+            let message = format!("ignored: a {kind} has no namespace");
+            self.report(Severity::Warning, Fault::at(at("metadata.namespace"), message).with_field("metadata.namespace"), key);
+        } else if kind.namespaced() && metadata.namespace.is_empty() {
+            metadata.namespace.clone_from(&self.options.namespace);
+        }
+        // A name of a wrong type has been reported as that.
+        let named = !metadata.name.is_empty()
+            || self.parsed.problems.iter().any(|problem| {
+                problem.is_error()
+                    && problem.field == "metadata.name"
+                    && problem.place == self.file.at(at("metadata.name").line, at("metadata.name").column)
+            });
+        if !named {
+            let fault = Fault::at(at("metadata.name"), format!("every {kind} needs a name")).with_field("metadata.name");
+            self.report(Severity::Error, fault, key);
+        }
+        !metadata.name.is_empty()
+    }
+
+    /// The key of a document as far as it can be told before it is read.
+    fn peek(&self, tree: &Tree, root: NodeId) -> Option<ResourceKey> {
+        let kind: Kind = tree.text(tree.get(root, "kind")?)?.parse().ok()?;
+        let metadata = tree.get(root, "metadata")?;
+        let name = tree.text(tree.get(metadata, "name")?)?.to_owned();
+        let written = tree.get(metadata, "namespace").and_then(|id| tree.text(id)).unwrap_or(&self.options.namespace);
+        let namespace = if kind.namespaced() { written.to_owned() } else { String::new() };
+        Some(ResourceKey { kind, namespace, name })
+    }
+}
+
+fn typed_resource(tree: &Tree, root: NodeId, kind: Kind) -> (Option<Resource>, typed::Findings) {
+    match kind {
+        Kind::InferenceService => {
+            let (service, findings) = typed::read::<InferenceService>(tree, root);
+            (service.map(|service| Resource::InferenceService(Box::new(service))), findings)
+        }
+        Kind::ServingRuntime => {
+            let (runtime, findings) = typed::read::<ServingRuntime>(tree, root);
+            (runtime.map(|runtime| Resource::ServingRuntime(Box::new(runtime))), findings)
+        }
+        Kind::ClusterServingRuntime => {
+            let (runtime, findings) = typed::read::<ServingRuntime>(tree, root);
+            (runtime.map(|runtime| Resource::ClusterServingRuntime(Box::new(runtime))), findings)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

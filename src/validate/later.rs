@@ -1,0 +1,72 @@
+//! What a service asks for and does not get yet, named so that nothing is dropped silently.
+
+use crate::api::component::ComponentExtension;
+use crate::api::deployment_mode::{DeploymentMode, annotation};
+use crate::api::inference_service::{InferenceService, PredictorSpec};
+use crate::api::{SERVER_CONTAINER, TRANSFORMER_CONTAINER};
+
+/// The fields of a service that are understood and not yet served, each with a sentence.
+#[must_use]
+pub fn not_yet_served(service: &InferenceService) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut add = |field: String, what: &str| found.push((field, format!("{what} is not yet served")));
+    if service.metadata.annotation(annotation::DEPLOYMENT_MODE) == Some(DeploymentMode::ModelMesh.name()) {
+        add(format!("metadata.annotations[{}]", annotation::DEPLOYMENT_MODE), "deployment mode `ModelMesh`");
+    }
+    predictor(&service.spec.predictor, &mut add);
+    if let Some(transformer) = &service.spec.transformer {
+        add("spec.transformer".to_owned(), "a transformer");
+        extension("spec.transformer", &transformer.extension(), &mut add);
+    }
+    if let Some(explainer) = &service.spec.explainer {
+        add("spec.explainer".to_owned(), "an explainer");
+        extension("spec.explainer", &explainer.extension(), &mut add);
+    }
+    if !service.spec.canary.is_empty() {
+        add("spec.canary".to_owned(), "a canary predictor");
+    }
+    found
+}
+
+fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
+    let field = "spec.predictor";
+    if predictor.model.is_none() && !predictor.containers.is_empty() {
+        add(format!("{field}.containers"), "a custom predictor");
+    }
+    for (index, container) in predictor.containers.iter().enumerate() {
+        let what = match container.name.as_str() {
+            _ if predictor.model.is_none() => continue,
+            SERVER_CONTAINER => continue,
+            TRANSFORMER_CONTAINER => "a transformer beside the model",
+            _ => "a container beside the model",
+        };
+        add(format!("{field}.containers[{index}]"), what);
+    }
+    for (name, set, what) in [
+        ("initContainers", !predictor.init_containers.is_empty(), "a container before the model"),
+        ("workerSpec", predictor.worker_spec.is_some(), "a model over several machines"),
+        ("storageUris", !predictor.storage_uris.is_empty(), "a model from several places"),
+        ("storageContainerName", predictor.storage_container_name.is_some(), "a storage container by name"),
+    ] {
+        if set {
+            add(format!("{field}.{name}"), what);
+        }
+    }
+    if predictor.model.as_ref().is_some_and(|model| model.storage.is_some()) {
+        add(format!("{field}.model.storage"), "a model from an entry of the storage secret");
+    }
+    extension(field, &predictor.extension(), add);
+}
+
+fn extension(field: &str, extension: &ComponentExtension<'_>, add: &mut impl FnMut(String, &str)) {
+    for (name, set, what) in [
+        ("logger", extension.logger.is_some(), "a request logger"),
+        ("batcher", extension.batcher.is_some(), "a batcher"),
+        ("autoScaling", extension.auto_scaling.is_some(), "scaling by `autoScaling`"),
+        ("canaryTrafficPercent", extension.canary_traffic_percent.is_some_and(|percent| percent < 100), "a canary revision"),
+    ] {
+        if set {
+            add(format!("{field}.{name}"), what);
+        }
+    }
+}
