@@ -105,8 +105,8 @@ mod tests {
 
     #[test]
     fn a_misspelled_command_is_answered_with_the_right_one() {
-        let error = Arguments::try_parse_from(["kserved", "validat"]).unwrap_err();
-        assert!(error.to_string().contains("validate"), "{error}");
+        let error = Arguments::try_parse_from(["kserved", "describ"]).unwrap_err();
+        assert!(error.to_string().contains("`describe`") || error.to_string().contains("'describe'"), "{error}");
         assert_eq!(error.exit_code(), i32::from(WRONG));
     }
 

@@ -144,7 +144,7 @@ pub fn load(sources: Sources) -> Result<Loaded, ConfigError> {
     if let Some(path) = &file {
         layers.lay_file(&read_file(path)?, path);
     }
-    let (changes, warnings) = layers.from_env(sources.env);
+    let (changes, warnings) = layers.changes_by(sources.env);
     for change in changes.into_iter().chain(sources.flags) {
         let origin = change.origin.clone();
         layers.lay(change).map_err(|message| ConfigError::Value { origin, message })?;
@@ -267,10 +267,10 @@ fn assemble(layers: &Layers) -> Result<Config, ConfigError> {
 /// Reads the tree; on a mistake finds the key at fault by laying the values over the defaults one by one.
 fn serde_path(tree: Value) -> Result<Config, (String, String)> {
     let keys = layers::leaves(&tree);
-    serde_json::from_value(tree).or_else(|error: serde_json::Error| {
+    serde_json::from_value(tree).map_err(|error: serde_json::Error| {
         let alone = |key: &str, value: &Value| serde_json::from_value::<Config>(nest(key, value)).err();
         let fault = keys.iter().find_map(|(key, value)| alone(key, value).map(|error| (key.clone(), error.to_string())));
-        Err(fault.unwrap_or_else(|| (String::new(), error.to_string())))
+        fault.unwrap_or_else(|| (String::new(), error.to_string()))
     })
 }
 

@@ -23,11 +23,8 @@ pub(super) enum Arguments {
 pub(super) fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let Arguments::Show { origin, settings } = arguments;
     let loaded = settings.load()?;
-    if origin {
-        show_origins(&loaded, out)?
-    } else {
-        out.write_all(to_yaml(&loaded.config).as_bytes())?
-    }
+    let shown = if origin { show_origins(&loaded, out) } else { out.write_all(to_yaml(&loaded.config).as_bytes()) };
+    shown?;
     for warning in &loaded.warnings {
         writeln!(std::io::stderr(), "warning: {warning}")?;
     }
@@ -79,7 +76,7 @@ mod tests {
         let text = shown_with(true);
         let origin = |key: &str| text.lines().find(|line| line.starts_with(&format!("{key} "))).unwrap().to_owned();
         assert!(origin("http.port").ends_with("flag --http-port"));
-        assert!(origin("pool.queue_max").contains("7") && origin("pool.queue_max").ends_with("c.yaml"));
+        assert!(origin("pool.queue_max").contains('7') && origin("pool.queue_max").ends_with("c.yaml"));
         assert!(origin("grpc.port").ends_with("default"));
         assert!(!text.contains("s3cret"));
     }

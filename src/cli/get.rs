@@ -198,7 +198,9 @@ fn print(arguments: &Arguments, whole: &Value, found: &[Value], out: &mut impl W
         }
         None | Some(Format::Wide) => {
             let mut table = Table::new(&arguments.columns());
-            found.iter().for_each(|object| table.push(row(arguments, arguments.kind, object)));
+            for object in found {
+                table.push(row(arguments, arguments.kind, object));
+            }
             Ok(table.write(out)?)
         }
     }

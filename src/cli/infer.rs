@@ -64,13 +64,12 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::
         Some(model) => model.clone(),
         None => only_model(&client, &host, &arguments.service).await?,
     };
-    let body = match &arguments.file {
-        Some(file) => from_file(file)?,
-        None => {
-            let request = client.request(Method::GET, &format!("/v2/models/{model}")).header(HOST, &host);
-            let metadata: Metadata = client.send(request).await?.json().await.context("the model's metadata is not as expected")?;
-            from_inputs(&arguments.input, &arguments.outputs, &metadata)?
-        }
+    let body = if let Some(file) = &arguments.file {
+        from_file(file)?
+    } else {
+        let request = client.request(Method::GET, &format!("/v2/models/{model}")).header(HOST, &host);
+        let metadata: Metadata = client.send(request).await?.json().await.context("the model's metadata is not as expected")?;
+        from_inputs(&arguments.input, &arguments.outputs, &metadata)?
     };
     let answer = send(&client, &host, &model, body).await?;
     writeln!(out, "{answer:#}")?;
@@ -129,10 +128,9 @@ fn from_file(file: &str) -> anyhow::Result<Body> {
 fn call_of(value: &Value) -> Option<Call> {
     let is_tensor = |input: &Value| input.get("datatype").is_some();
     match (value.get("instances"), value.get("inputs")) {
-        (Some(_), _) => Some(Call::V1Predict),
-        (None, Some(Value::Array(inputs))) if inputs.iter().all(is_tensor) => Some(Call::V2Infer),
-        (None, Some(_)) => Some(Call::V1Predict),
         (None, None) => None,
+        (None, Some(Value::Array(inputs))) if inputs.iter().all(is_tensor) => Some(Call::V2Infer),
+        _ => Some(Call::V1Predict),
     }
 }
 

@@ -104,7 +104,7 @@ impl Layers {
     }
 
     /// The changes that a set of variables asks for, and a warning for each that names no setting.
-    pub(super) fn from_env(&self, variables: impl IntoIterator<Item = (String, String)>) -> (Vec<Override>, Vec<String>) {
+    pub(super) fn changes_by(&self, variables: impl IntoIterator<Item = (String, String)>) -> (Vec<Override>, Vec<String>) {
         let mut by_name: BTreeMap<String, &str> = self.values.keys().map(|key| (variable(key), key.as_str())).collect();
         by_name.extend(ALIASES.map(|(name, key)| (name.to_owned(), key)));
         let (mut changes, mut warnings) = (Vec::new(), Vec::new());
@@ -235,9 +235,11 @@ mod tests {
     fn variables_are_read_by_the_type_of_their_key() {
         let mut layers = layers();
         let variables = [("KSERVED_STORAGE_PVC", "a=/x,b=/y"), ("KSERVED_MODELS", "m,n"), ("KSERVED_ONNX_LIBRARY", "l.so"), ("HOME", "/")];
-        let (changes, warnings) = layers.from_env(variables.map(|(name, text)| (name.to_owned(), text.to_owned())));
+        let (changes, warnings) = layers.changes_by(variables.map(|(name, text)| (name.to_owned(), text.to_owned())));
         assert!(warnings.is_empty());
-        changes.into_iter().for_each(|change| layers.lay(change).unwrap());
+        for change in changes {
+            layers.lay(change).unwrap();
+        }
         assert_eq!(
             layers.tree(),
             json!({"models": ["m", "n"], "http": {"port": 8080}, "storage": {"pvc": {"a": "/x", "b": "/y"}}, "onnx": {"library": "l.so"}})
@@ -246,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_misspelled_variable_is_named_with_the_right_one() {
-        let (_, warnings) = layers().from_env([("KSERVED_HTTP_PRT".to_owned(), "1".to_owned())]);
+        let (_, warnings) = layers().changes_by([("KSERVED_HTTP_PRT".to_owned(), "1".to_owned())]);
         assert_eq!(warnings, ["environment variable `KSERVED_HTTP_PRT` names no setting\nhint: did you mean `KSERVED_HTTP_PORT`?"]);
     }
 

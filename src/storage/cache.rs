@@ -134,7 +134,7 @@ fn try_lock(root: &Path, key: &str) -> Result<Option<File>, StorageError> {
 }
 
 fn key(uri: &str) -> String {
-    Sha256::digest(uri.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(uri.as_bytes()))
 }
 
 fn remove_folder(path: &Path) -> io::Result<()> {

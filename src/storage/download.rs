@@ -23,7 +23,7 @@ struct Part {
     state: State,
     bytes_len: u64,
     /// Bytes between two safe points.
-    part_bytes: u64,
+    safe_every: u64,
 }
 
 /// What is known of the file, kept beside it.
@@ -189,12 +189,12 @@ impl Transfer<'_> {
 
 impl Part {
     /// What an earlier download left, up to its last safe point; else an empty file.
-    fn open(slot: Arc<Slot>, part_bytes: u64) -> Result<Self, StorageError> {
+    fn open(slot: Arc<Slot>, safe_every: u64) -> Result<Self, StorageError> {
         let state = fs::read(state_path(&slot)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let path = body_path(&slot);
         let open = || File::options().create(true).truncate(false).write(true).open(&path);
         let file = open().map_err(|error| disk_error(&error, &path))?;
-        let mut part = Self { slot, file, state: State::default(), bytes_len: 0, part_bytes };
+        let mut part = Self { slot, file, state: State::default(), bytes_len: 0, safe_every };
         part.restore(state.unwrap_or_default()).map_err(|error| disk_error(&error, &path))?;
         Ok(part)
     }
@@ -238,7 +238,7 @@ impl Part {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.bytes_len += bytes.len() as u64;
-        if self.bytes_len - self.state.bytes_safe >= self.part_bytes { self.make_safe() } else { Ok(()) }
+        if self.bytes_len - self.state.bytes_safe >= self.safe_every { self.make_safe() } else { Ok(()) }
     }
 
     /// Brings the bytes to the disk, then the note that they are there.

@@ -173,10 +173,10 @@ impl Source {
         let Some(sent) = text(headers, &CONTENT_TYPE) else { return Ok(()) };
         let sent = sent.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let wanted = self.content_types();
-        match wanted.contains(&sent.as_str()) {
-            true => Ok(()),
-            false => Err(format!("{}: the content type is `{sent}`, expected `{}`", self.shown(), wanted.join("`, `"))),
+        if wanted.contains(&sent.as_str()) {
+            return Ok(());
         }
+        Err(format!("{}: the content type is `{sent}`, expected `{}`", self.shown(), wanted.join("`, `")))
     }
 
     const fn content_types(&self) -> &'static [&'static str] {

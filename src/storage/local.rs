@@ -103,10 +103,8 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, std::fs::FileType)>, StorageEr
 }
 
 fn unknown_claim(claim: &str, claims: &BTreeMap<String, PathBuf>) -> StorageError {
-    let known = match claims.is_empty() {
-        true => "none is set".to_owned(),
-        false => format!("set are `{}`", claims.keys().cloned().collect::<Vec<_>>().join("`, `")),
-    };
+    let known = claims.keys().cloned().collect::<Vec<_>>().join("`, `");
+    let known = if known.is_empty() { "none is set".to_owned() } else { format!("set are `{known}`") };
     StorageError::Wrong(format!(
         "no folder stands for claim `{claim}`: {known}\nhint: set `storage.pvc.{claim}` to a folder, e.g. `KSERVED_STORAGE_PVC={claim}=/srv/models`"
     ))

@@ -55,8 +55,8 @@ impl Input {
     pub(super) fn tensor(&self, metadata: &Metadata, raw: &mut Vec<u8>) -> anyhow::Result<Value> {
         let wanted = metadata.input(&self.name)?;
         let tensor = match &self.source {
-            Source::Json(value) => wanted.from_json(value),
-            Source::File(path) => wanted.from_file(path, raw),
+            Source::Json(value) => wanted.read_json(value),
+            Source::File(path) => wanted.read_file(path, raw),
         };
         tensor.with_context(|| format!("input `{}`", self.name))
     }
@@ -76,42 +76,42 @@ impl Metadata {
 }
 
 impl TensorMetadata {
-    fn from_file(&self, path: &Path, raw: &mut Vec<u8>) -> anyhow::Result<Value> {
+    fn read_file(&self, path: &Path, raw: &mut Vec<u8>) -> anyhow::Result<Value> {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         if npy::is_npy(&bytes) {
             let array = npy::read(&bytes)?;
             raw.extend_from_slice(array.bytes);
-            return Ok(self.raw(array.datatype.name(), json!(array.shape), array.bytes.len()));
+            return Ok(self.raw(array.datatype.name(), &json!(array.shape), array.bytes.len()));
         }
         if path.extension().is_some_and(|extension| extension == "json") {
             let value = serde_json::from_slice(&bytes).with_context(|| format!("`{}` is not JSON", path.display()))?;
-            return self.from_json(&value);
+            return self.read_json(&value);
         }
-        self.from_bytes(&bytes, raw)
+        self.read_bytes(&bytes, raw)
     }
 
     /// Raw numbers, or one text or picture for `BYTES`.
-    fn from_bytes(&self, bytes: &[u8], raw: &mut Vec<u8>) -> anyhow::Result<Value> {
+    fn read_bytes(&self, bytes: &[u8], raw: &mut Vec<u8>) -> anyhow::Result<Value> {
         let datatype = crate::tensor::datatype::ALL.into_iter().find(|datatype| datatype.name() == self.datatype);
         let Some(width) = datatype.and_then(DataType::width) else {
             let length = u32::try_from(bytes.len()).context("the file is larger than one element may be")?;
             raw.extend_from_slice(&length.to_le_bytes());
             raw.extend_from_slice(bytes);
-            return Ok(self.raw(&self.datatype, json!(self.fit(1)?), bytes.len() + 4));
+            return Ok(self.raw(&self.datatype, &json!(self.fit(1)?), bytes.len() + 4));
         };
         if !bytes.len().is_multiple_of(width) {
             bail!("{} bytes are no whole number of {} elements", bytes.len(), self.datatype);
         }
         raw.extend_from_slice(bytes);
-        Ok(self.raw(&self.datatype, json!(self.fit(bytes.len() / width)?), bytes.len()))
+        Ok(self.raw(&self.datatype, &json!(self.fit(bytes.len() / width)?), bytes.len()))
     }
 
-    fn raw(&self, datatype: &str, shape: Value, bytes: usize) -> Value {
+    fn raw(&self, datatype: &str, shape: &Value, bytes: usize) -> Value {
         json!({ "name": self.name, "datatype": datatype, "shape": shape, "parameters": { "binary_data_size": bytes } })
     }
 
     /// A nested list has its own shape; a plain one takes the model's.
-    fn from_json(&self, value: &Value) -> anyhow::Result<Value> {
+    fn read_json(&self, value: &Value) -> anyhow::Result<Value> {
         let (mut shape, mut data) = (Vec::new(), Vec::new());
         flatten(value, 0, &mut shape, &mut data)?;
         if shape.len() != self.shape.len() && shape.len() <= 1 {
@@ -198,7 +198,7 @@ mod tests {
     fn a_file_of_any_kind_is_one_element_of_bytes() {
         let mut raw = Vec::new();
         let metadata = metadata("BYTES", &[-1, 1]);
-        let tensor = metadata.inputs[0].from_bytes(b"hi", &mut raw).unwrap();
+        let tensor = metadata.inputs[0].read_bytes(b"hi", &mut raw).unwrap();
         assert_eq!((raw, &tensor["shape"]), (b"\x02\0\0\0hi".to_vec(), &json!([1, 1])));
     }
 
@@ -206,6 +206,6 @@ mod tests {
     fn two_free_dimensions_are_a_batch_of_one_and_the_rest() {
         let metadata = metadata("UINT8", &[-1, -1, 3]);
         assert_eq!(metadata.inputs[0].fit(12).unwrap(), [1, 4, 3]);
-        assert!(metadata.inputs[0].from_bytes(&[0; 13], &mut Vec::new()).is_err());
+        assert!(metadata.inputs[0].read_bytes(&[0; 13], &mut Vec::new()).is_err());
     }
 }
