@@ -9,9 +9,15 @@
 #[expect(missing_docs, clippy::pedantic, reason = "generated from open_inference.proto and compared by tests/it/generated_code.rs")]
 pub mod open_inference;
 
+mod grpc_contents;
 mod json;
+#[cfg(test)]
+mod sample;
+pub mod v1;
+mod v1_rows;
 pub mod v2_binary;
 mod v2_envelope;
+pub mod v2_grpc;
 pub mod v2_json;
 pub mod v2_reply;
 

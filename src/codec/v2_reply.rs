@@ -116,8 +116,7 @@ pub(super) fn text_bytes(tensor: &Tensor) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{Limits, v2_binary, v2_json};
-    use crate::tensor::datatype::ALL;
+    use crate::codec::{Limits, sample, v2_binary, v2_json};
     use proptest::prelude::*;
 
     fn response(outputs: Vec<Tensor>) -> InferenceResponse {
@@ -167,33 +166,6 @@ mod tests {
         assert!(encode(&head(), &response(outputs), &ReplyForm::Binary).is_ok());
     }
 
-    /// Any tensor of any datatype; floats are finite, so that JSON has a form for them.
-    fn tensor() -> impl Strategy<Value = Tensor> {
-        (0..ALL.len(), proptest::collection::vec(any::<u64>(), 0..20), any::<bool>()).prop_map(|(which, seeds, flat)| {
-            let datatype = ALL[which];
-            let count = i64::try_from(seeds.len()).unwrap();
-            let shape = if flat { vec![count] } else { vec![1, count, 1] };
-            if datatype == DataType::Bytes {
-                let strings: Vec<String> = seeds.iter().map(|seed| format!("\u{1}\"{seed}\\é")).collect();
-                return Tensor::from_strings("x", shape, &strings).unwrap();
-            }
-            let width = datatype.width().unwrap();
-            let bytes: Vec<u8> = seeds.iter().flat_map(|&seed| element(datatype, seed)[..width].to_vec()).collect();
-            Tensor::new("x", datatype, shape, bytes.into()).unwrap()
-        })
-    }
-
-    fn element(datatype: DataType, seed: u64) -> [u8; 8] {
-        let mut bytes = seed.to_le_bytes();
-        match datatype {
-            DataType::Bool => bytes[0] &= 1,
-            DataType::Fp32 => bytes[3] &= 0xBF,
-            DataType::Fp64 => bytes[7] &= 0xBF,
-            _ => {}
-        }
-        bytes
-    }
-
     /// Turns an answer into a request, which has the same tensors under another key.
     fn as_request(json: &[u8]) -> Vec<u8> {
         String::from_utf8(json.to_vec()).unwrap().replace("\"outputs\":", "\"inputs\":").into_bytes()
@@ -201,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_datatype_survives_json(tensor in tensor()) {
+        fn every_datatype_survives_json(tensor in sample::tensor()) {
             prop_assume!(!matches!(tensor.datatype(), DataType::Fp16 | DataType::Bf16));
             let (_, body) = written(vec![tensor.clone()], &ReplyForm::Text);
             let read = v2_json::decode(&as_request(&body), "m", &Limits::default()).unwrap();
@@ -210,7 +182,7 @@ mod tests {
         }
 
         #[test]
-        fn every_datatype_survives_the_binary_form(a in tensor(), b in tensor()) {
+        fn every_datatype_survives_the_binary_form(a in sample::tensor(), b in sample::tensor()) {
             let outputs = vec![a.renamed("a"), b.renamed("b")];
             let (encoded, body) = written(outputs.clone(), &ReplyForm::Binary);
             let length = encoded.header_length.unwrap();

@@ -145,7 +145,7 @@ impl Reading<'_> {
         match fault.kind {
             FaultKind::Separator => self.start.malformed(fault.at, "expected `,` or `]`"),
             FaultKind::TooDeep => self.start.malformed(fault.at, "nested deeper than is allowed"),
-            FaultKind::Ragged => element("is not as long or as deep as the ones before it".to_owned()),
+            FaultKind::Ragged => element(RAGGED.to_owned()),
             FaultKind::Element(Wrong::Syntax) => self.string_error(fault.at),
             FaultKind::Element(Wrong::TooLarge) => {
                 DecodeError::TooLarge(format!("tensor `{}`: takes more memory than a request may", self.tensor))
@@ -155,6 +155,12 @@ impl Reading<'_> {
             }
             FaultKind::Element(wrong) => element(describe(wrong, self.datatype, &self.start.text[fault.at..])),
         }
+    }
+
+    /// The error for a whole value of another shape than the ones before it.
+    #[cold]
+    pub(in crate::codec) fn ragged(&self) -> DecodeError {
+        self.element(self.start.at, RAGGED.to_owned())
     }
 
     fn element(&self, at: usize, problem: String) -> DecodeError {
@@ -172,6 +178,8 @@ impl Reading<'_> {
         scanner.string().err().unwrap_or_else(|| self.start.malformed(at, "expected a string"))
     }
 }
+
+const RAGGED: &str = "is not as long or as deep as the ones before it";
 
 fn describe(wrong: Wrong, datatype: DataType, text: &[u8]) -> String {
     let found = token(text);

@@ -26,6 +26,13 @@ impl<'a> Scanner<'a> {
         self.text.get(self.at).copied()
     }
 
+    /// The first byte of the first element of the array that is next, not yet read; `]` when it is empty.
+    pub(in crate::codec) fn peek_item(&mut self) -> Option<u8> {
+        let mut inside = self.mark();
+        inside.at += 1;
+        inside.peek()
+    }
+
     /// The same place, to read a value a second time.
     pub(in crate::codec) fn mark(&mut self) -> Self {
         self.skip_whitespace();

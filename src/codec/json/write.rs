@@ -3,6 +3,7 @@
 use crate::codec::EncodeError;
 use crate::tensor::{DataType, Tensor, buffer};
 use half::{bf16, f16};
+use std::borrow::Cow;
 
 /// Writes a string with its quotes.
 pub(in crate::codec) fn string(out: &mut Vec<u8>, text: &str) {
@@ -48,30 +49,31 @@ pub(in crate::codec) fn flat(out: &mut Vec<u8>, tensor: &Tensor) -> Result<(), E
 /// # Errors
 /// `NotUtf8` for a `BYTES` element that is no text.
 pub(in crate::codec) fn nested(out: &mut Vec<u8>, tensor: &Tensor, dims: &[usize]) -> Result<(), EncodeError> {
-    visit(tensor, |elements| arrays(out, elements, dims, 0))
+    arrays(out, rows(tensor)?.as_ref(), dims, 0);
+    Ok(())
 }
 
-/// Calls `each` with a writer of the tensor's elements; a tensor of strings is checked first.
+/// The writer of a tensor's elements; a tensor of strings is checked first.
 ///
 /// # Errors
 /// `NotUtf8` for a `BYTES` element that is no text.
-pub(in crate::codec) fn visit<R>(tensor: &Tensor, each: impl FnOnce(&mut dyn Rows) -> R) -> Result<R, EncodeError> {
+pub(in crate::codec) fn rows(tensor: &Tensor) -> Result<Box<dyn Rows + '_>, EncodeError> {
     let data = tensor.data();
     Ok(match tensor.datatype() {
-        DataType::Bool => each(&mut Booleans(data)),
-        DataType::Uint8 => each(&mut Integers(&buffer::as_numbers::<u8>(data))),
-        DataType::Uint16 => each(&mut Integers(&buffer::as_numbers::<u16>(data))),
-        DataType::Uint32 => each(&mut Integers(&buffer::as_numbers::<u32>(data))),
-        DataType::Uint64 => each(&mut Integers(&buffer::as_numbers::<u64>(data))),
-        DataType::Int8 => each(&mut Integers(&buffer::as_numbers::<i8>(data))),
-        DataType::Int16 => each(&mut Integers(&buffer::as_numbers::<i16>(data))),
-        DataType::Int32 => each(&mut Integers(&buffer::as_numbers::<i32>(data))),
-        DataType::Int64 => each(&mut Integers(&buffer::as_numbers::<i64>(data))),
-        DataType::Fp16 => each(&mut Floats(&buffer::as_numbers::<f16>(data), f16::to_f32)),
-        DataType::Bf16 => each(&mut Floats(&buffer::as_numbers::<bf16>(data), bf16::to_f32)),
-        DataType::Fp32 => each(&mut Floats(&buffer::as_numbers::<f32>(data), |value: f32| value)),
-        DataType::Fp64 => each(&mut Floats(&buffer::as_numbers::<f64>(data), |value: f64| value)),
-        DataType::Bytes => each(&mut Texts(&texts(tensor)?)),
+        DataType::Bool => Box::new(Booleans(data)),
+        DataType::Uint8 => Box::new(Integers(buffer::as_numbers::<u8>(data))),
+        DataType::Uint16 => Box::new(Integers(buffer::as_numbers::<u16>(data))),
+        DataType::Uint32 => Box::new(Integers(buffer::as_numbers::<u32>(data))),
+        DataType::Uint64 => Box::new(Integers(buffer::as_numbers::<u64>(data))),
+        DataType::Int8 => Box::new(Integers(buffer::as_numbers::<i8>(data))),
+        DataType::Int16 => Box::new(Integers(buffer::as_numbers::<i16>(data))),
+        DataType::Int32 => Box::new(Integers(buffer::as_numbers::<i32>(data))),
+        DataType::Int64 => Box::new(Integers(buffer::as_numbers::<i64>(data))),
+        DataType::Fp16 => Box::new(Floats(buffer::as_numbers::<f16>(data), f16::to_f32)),
+        DataType::Bf16 => Box::new(Floats(buffer::as_numbers::<bf16>(data), bf16::to_f32)),
+        DataType::Fp32 => Box::new(Floats(buffer::as_numbers::<f32>(data), |value: f32| value)),
+        DataType::Fp64 => Box::new(Floats(buffer::as_numbers::<f64>(data), |value: f64| value)),
+        DataType::Bytes => Box::new(Texts(texts(tensor)?)),
     })
 }
 
@@ -84,16 +86,16 @@ fn texts(tensor: &Tensor) -> Result<Vec<&str>, EncodeError> {
 /// Runs of elements, written with commas between them.
 pub(in crate::codec) trait Rows {
     /// Writes `count` elements from `start` on.
-    fn row(&mut self, out: &mut Vec<u8>, start: usize, count: usize);
+    fn row(&self, out: &mut Vec<u8>, start: usize, count: usize);
 }
 
 struct Booleans<'a>(&'a [u8]);
-struct Integers<'a, T>(&'a [T]);
-struct Floats<'a, T, F>(&'a [T], F);
-struct Texts<'a>(&'a [&'a str]);
+struct Integers<'a, T: Clone>(Cow<'a, [T]>);
+struct Floats<'a, T: Clone, F>(Cow<'a, [T]>, F);
+struct Texts<'a>(Vec<&'a str>);
 
 impl Rows for Booleans<'_> {
-    fn row(&mut self, out: &mut Vec<u8>, start: usize, count: usize) {
+    fn row(&self, out: &mut Vec<u8>, start: usize, count: usize) {
         separated(out, &self.0[start..start + count], |out, &value| {
             out.extend_from_slice(if value == 0 { b"false" } else { b"true" });
         });
@@ -101,19 +103,19 @@ impl Rows for Booleans<'_> {
 }
 
 impl<T: itoa::Integer + Copy> Rows for Integers<'_, T> {
-    fn row(&mut self, out: &mut Vec<u8>, start: usize, count: usize) {
+    fn row(&self, out: &mut Vec<u8>, start: usize, count: usize) {
         separated(out, &self.0[start..start + count], |out, &value| integer(out, value));
     }
 }
 
 impl<T: Copy, N: zmij::Float + Into<f64> + Copy, F: Fn(T) -> N> Rows for Floats<'_, T, F> {
-    fn row(&mut self, out: &mut Vec<u8>, start: usize, count: usize) {
+    fn row(&self, out: &mut Vec<u8>, start: usize, count: usize) {
         separated(out, &self.0[start..start + count], |out, &value| float(out, (self.1)(value)));
     }
 }
 
 impl Rows for Texts<'_> {
-    fn row(&mut self, out: &mut Vec<u8>, start: usize, count: usize) {
+    fn row(&self, out: &mut Vec<u8>, start: usize, count: usize) {
         separated(out, &self.0[start..start + count], |out, text| string(out, text));
     }
 }
@@ -137,7 +139,7 @@ fn separated<T>(out: &mut Vec<u8>, values: &[T], write: impl Fn(&mut Vec<u8>, &T
 }
 
 /// Writes the elements from `start` on as arrays of these dimensions.
-pub(in crate::codec) fn arrays(out: &mut Vec<u8>, elements: &mut dyn Rows, dims: &[usize], start: usize) {
+pub(in crate::codec) fn arrays(out: &mut Vec<u8>, elements: &dyn Rows, dims: &[usize], start: usize) {
     match dims {
         [] => elements.row(out, start, 1),
         [count] => {
