@@ -28,7 +28,7 @@ export PYTHON
 # `cargo --locked` refuses a Cargo.lock that does not fit Cargo.toml instead of writing a new one.
 LOCKED := --locked
 CLIENTS := tests/clients
-SUMMARY := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo nextest run || echo test)
+RUNNER := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: help
 help: ## list the targets
@@ -54,7 +54,7 @@ serve: build ## set up, compile, and serve models/ on http://127.0.0.1:8080
 
 .PHONY: test
 test: test-clients ## set up and run every test: real clients first, then the Rust tests with their summary
-	$(CARGO) $(SUMMARY) $(LOCKED)
+	$(CARGO) $(RUNNER) $(LOCKED)
 
 .PHONY: test-clients
 test-clients: debug ## drive the debug build from outside: Python clients, real models, raw sockets
@@ -65,7 +65,7 @@ test-clients: debug ## drive the debug build from outside: Python clients, real 
 lint: ## formatting, clippy and documentation, warnings refused
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps
 
 .PHONY: bench
 bench: build ## measure serving and write BENCHMARKS.md (BENCH_ARGS=--quick for a short run)
