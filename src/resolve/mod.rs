@@ -13,10 +13,13 @@ pub mod revision;
 pub mod runtime;
 pub mod server_type;
 pub mod storage_uri;
+mod unserved;
 
 use crate::api::SERVER_CONTAINER;
+use crate::api::deployment_mode::DeploymentMode;
 use crate::api::inference_service::{InferenceService, ModelFormat, ModelSpec};
 use crate::api::pod::Container;
+use crate::api::quantity::Quantity;
 use crate::api::serving_runtime::ServingRuntime;
 use crate::api::status::FailureReason;
 use std::collections::BTreeMap;
@@ -25,8 +28,6 @@ use std::path::Path;
 pub use error::ResolveError;
 pub use revision::{RevisionSpec, RuntimeRef};
 pub use runtime::Candidate;
-
-mod unserved;
 
 use storage_uri::{StorageUri, StorageUriError};
 
@@ -82,8 +83,8 @@ pub fn resolve(
         model_format: format_as_written(&model.model_format),
         protocol: settled.protocol,
         storage: Some(storage),
-        cpu_limit_millis: limit(&container, "cpu").map(crate::api::quantity::Quantity::millis),
-        memory_limit_bytes: limit(&container, "memory").map(crate::api::quantity::Quantity::bytes),
+        cpu_limit_millis: limit(&container, "cpu").map(Quantity::millis),
+        memory_limit_bytes: limit(&container, "memory").map(Quantity::bytes),
         args: container.args,
         env,
         timeout_s: positive(service.spec.predictor.timeout_s).unwrap_or(defaults.timeout_s),
@@ -161,7 +162,7 @@ fn model_name(args: &[String], env: &BTreeMap<String, String>, service: &str) ->
     written.filter(|name| !name.is_empty()).unwrap_or_else(|| service.to_owned())
 }
 
-fn limit<'c>(container: &'c Container, resource: &str) -> Option<&'c crate::api::quantity::Quantity> {
+fn limit<'c>(container: &'c Container, resource: &str) -> Option<&'c Quantity> {
     container.resources.as_ref()?.limits.get(resource)
 }
 
@@ -175,10 +176,9 @@ fn positive(number: Option<i64>) -> Option<u64> {
 
 /// A hard limit in Knative mode; nothing reads it in Standard mode.
 fn concurrency(service: &InferenceService) -> u64 {
-    let mode = service.metadata.annotation("serving.kserve.io/deploymentMode");
-    match mode {
-        Some("Standard" | "RawDeployment") => 0,
-        _ => positive(service.spec.predictor.container_concurrency).unwrap_or(0),
+    match DeploymentMode::of(&service.metadata, DeploymentMode::default()) {
+        DeploymentMode::Knative => positive(service.spec.predictor.container_concurrency).unwrap_or(0),
+        DeploymentMode::Standard | DeploymentMode::ModelMesh => 0,
     }
 }
 

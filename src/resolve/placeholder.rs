@@ -155,9 +155,8 @@ fn map_of<'m, 'e>(expression: &'e str, metadata: &'m ObjectMeta) -> Option<(&'m 
 
 /// The text between two equal quotes, where it holds no escapes.
 fn quoted(text: &str) -> Option<&str> {
-    ['"', '`'].into_iter().find_map(|quote| {
-        text.strip_prefix(quote)?.strip_suffix(quote).filter(|inner| !inner.contains(quote) && !(quote == '"' && inner.contains('\\')))
-    })
+    let within = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote).filter(|inner| !inner.contains(quote));
+    within('`').or_else(|| within('"').filter(|inner| !inner.contains('\\')))
 }
 
 /// Escapes as Go's `html/template` does in text.

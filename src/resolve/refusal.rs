@@ -156,8 +156,8 @@ fn hint(wish: &Wish<'_>, candidates: &[Candidate<'_>]) -> Option<String> {
 }
 
 fn protocol_hint(wish: &Wish<'_>, candidates: &[Candidate<'_>]) -> Option<String> {
-    let with = |protocol| best(&Wish { protocol: Some(protocol), ..*wish }, candidates).map(|candidate| (protocol, candidate));
-    let (protocol, candidate) = PROTOCOLS.into_iter().find_map(with)?;
+    let asking = |protocol| best(&Wish { protocol: Some(protocol), ..*wish }, candidates).map(|candidate| (protocol, candidate));
+    let (protocol, candidate) = PROTOCOLS.into_iter().find_map(asking)?;
     let absent = if wish.protocol.is_none() { "`protocolVersion` is absent, which means `v1`; " } else { "" };
     Some(format!("{absent}with `protocolVersion: {protocol}`, runtime `{}` serves it", candidate.name()))
 }

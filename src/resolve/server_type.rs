@@ -39,22 +39,23 @@ pub fn server_type(runtime: &ServingRuntime) -> Option<&str> {
 /// Fills in what KServe does once it has chosen the runtime.
 #[must_use]
 pub fn settle(service: &InferenceService, model: &ModelSpec, runtime: &ServingRuntime) -> Settled {
-    let mut settled = Settled { model: model.clone(), metadata: service.metadata.clone(), protocol: String::new() };
-    let protocol = match server_type(runtime) {
-        Some("mlserver") => settle_mlserver(&mut settled),
-        Some("triton") => Some("v2"),
-        Some("torchserve") => Some("v1"),
-        _ => None,
+    let server = server_type(runtime);
+    let fallback = match server {
+        Some("mlserver" | "triton") => "v2",
+        Some("torchserve") => "v1",
+        _ => default_protocol(&runtime.spec.protocol_versions),
     };
-    let fallback = || protocol.unwrap_or_else(|| default_protocol(&runtime.spec.protocol_versions)).to_owned();
-    settled.protocol = model.protocol_version.clone().unwrap_or_else(fallback);
-    if server_type(runtime) == Some("torchserve") {
-        settle_torchserve(&mut settled);
+    let protocol = model.protocol_version.clone().unwrap_or_else(|| fallback.to_owned());
+    let mut settled = Settled { model: model.clone(), metadata: service.metadata.clone(), protocol };
+    match server {
+        Some("mlserver") => settle_mlserver(&mut settled),
+        Some("torchserve") => settle_torchserve(&mut settled),
+        _ => {}
     }
     settled
 }
 
-fn settle_mlserver(settled: &mut Settled) -> Option<&'static str> {
+fn settle_mlserver(settled: &mut Settled) {
     let name = settled.metadata.name.clone();
     set_variable(&mut settled.model, "MLSERVER_MODEL_NAME", &name);
     set_variable(&mut settled.model, "MLSERVER_MODEL_URI", "/mnt/models");
@@ -65,7 +66,6 @@ fn settle_mlserver(settled: &mut Settled) -> Option<&'static str> {
         _ => "mlserver_sklearn.SKLearnModel",
     };
     settled.metadata.labels.insert("modelClass".to_owned(), class.to_owned());
-    Some("v2")
 }
 
 fn settle_torchserve(settled: &mut Settled) {

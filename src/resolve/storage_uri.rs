@@ -120,7 +120,7 @@ fn web(scheme: &str, rest: &str, uri: &str) -> Result<StorageUri, &'static str> 
     }
     let means = if AZURE_HOSTS.iter().any(|azure| host.ends_with(azure)) {
         "azure"
-    } else if scheme == "https" && path_of(rest).ends_with(".git") {
+    } else if scheme == "https" && path_of(rest).strip_suffix(".git").is_some() {
         "git"
     } else {
         return Ok(StorageUri::Http(uri.to_owned()));

@@ -33,12 +33,11 @@ pub(super) fn served_model(spec: &InferenceServiceSpec) -> Result<&ModelSpec, Re
 
 fn with_storage_uri(model: &ModelSpec) -> Result<&ModelSpec, ResolveError> {
     match (&model.storage, &model.storage_uri) {
-        (None, _) => Ok(model),
         (Some(storage), Some(_)) if storage.path.is_some() => {
             let message = "must provide only one of storageUri and storage.path";
             Err(ResolveError::new(FailureReason::InvalidPredictorSpec, "spec.predictor.model.storage", message))
         }
-        (Some(_), Some(_)) => Ok(model),
+        (Some(_), Some(_)) | (None, _) => Ok(model),
         (Some(_), None) => Err(ResolveError::not_yet_served("spec.predictor.model.storage", "a model from an entry of the storage secret")
             .with_hint("name the place with `storageUri`".to_owned())),
     }

@@ -58,9 +58,10 @@ impl Component<'_> {
         if most < 0 {
             found.push(self.error("maxReplicas", "'MaxReplicas' cannot be less than 0"));
         } else if least > most && most != 0 {
-            found.push(self.error("minReplicas", "'MinReplicas' cannot be greater than MaxReplicas").with_hint(format!(
-                "minReplicas is {least}, maxReplicas is {most}"
-            )));
+            found.push(
+                self.error("minReplicas", "'MinReplicas' cannot be greater than MaxReplicas")
+                    .with_hint(format!("minReplicas is {least}, maxReplicas is {most}")),
+            );
         }
     }
 

@@ -30,7 +30,8 @@ fn name(name: &str, found: &mut Vec<Violation>) {
     let good = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
     let part = |part: &str| part.starts_with(good) && part.ends_with(good) && part.chars().all(|letter| good(letter) || letter == '-');
     if !name.is_empty() && (name.len() > 253 || !name.split('.').all(part)) {
-        let message = "a name must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+        let message =
+            "a name must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
         found.push(Violation::error("metadata.name", message));
     }
 }
@@ -48,9 +49,8 @@ fn one_format(field: &str, format: &SupportedModelFormat, found: &mut Vec<Violat
 fn own_priorities(runtime: &ServingRuntime, found: &mut Vec<Violation>) {
     let formats = &runtime.spec.supported_model_formats;
     for (index, format) in formats.iter().enumerate().filter(|(_, format)| format.is_auto_selected()) {
-        let differs = |other: &&SupportedModelFormat| {
-            other.is_auto_selected() && other.name == format.name && other.priority != format.priority
-        };
+        let differs =
+            |other: &&SupportedModelFormat| other.is_auto_selected() && other.name == format.name && other.priority != format.priority;
         if formats[..index].iter().find(differs).is_some() {
             let message = format!(
                 "different priorities assigned for the model format {} under the servingruntime {}",
