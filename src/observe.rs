@@ -1,5 +1,8 @@
 //! Every metric of the daemon: its name, its unit, its labels, and the one function that records it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 /// Counts bytes copied because a tensor was not aligned for its datatype.
 pub fn misaligned_copy(bytes: usize) {
     metrics::counter!("kserved_misaligned_copy_bytes_total").increment(bytes as u64);
@@ -32,7 +35,7 @@ impl PoolMetrics {
     }
 
     /// A request waited that long and ran that long.
-    pub fn ran(&self, queue: std::time::Duration, run: std::time::Duration) {
+    pub fn ran(&self, queue: Duration, run: Duration) {
         self.queue_seconds.record(queue);
         self.run_seconds.record(run);
     }
@@ -58,4 +61,22 @@ impl PoolMetrics {
     pub fn refused(&self) {
         self.refused.increment(1);
     }
+}
+
+/// Counts and times one inference request; `model` is empty for a model nobody has.
+pub fn request(model: &Arc<str>, protocol: &'static str, code: &'static str, time: Duration) {
+    metrics::counter!("kserved_requests_total", "model" => Arc::clone(model), "protocol" => protocol, "code" => code).increment(1);
+    metrics::histogram!("kserved_request_seconds", "model" => Arc::clone(model), "protocol" => protocol).record(time);
+}
+
+/// Times the three stops of an answered request, under the names of KServe's own server.
+pub fn stages(model: &Arc<str>, parse: Duration, run: Duration, encode: Duration) {
+    metrics::histogram!("request_preprocess_seconds", "model_name" => Arc::clone(model)).record(parse);
+    metrics::histogram!("request_predict_seconds", "model_name" => Arc::clone(model)).record(run);
+    metrics::histogram!("request_postprocess_seconds", "model_name" => Arc::clone(model)).record(encode);
+}
+
+/// Counts a panic that cost a request its answer.
+pub fn door_panic() {
+    metrics::counter!("kserved_door_panics_total").increment(1);
 }

@@ -77,11 +77,11 @@ impl Refusal {
         self.status
     }
 
-    /// The sentence the caller reads.
-    #[cfg(test)]
-    pub(crate) fn message(&self) -> &str {
-        &self.message
+    /// The gRPC code.
+    pub(crate) const fn code(&self) -> Code {
+        self.code
     }
+
 
     fn retry_after_s(&self) -> Option<u64> {
         // Whole seconds, at least one: 0 would invite a hot loop.
@@ -144,18 +144,17 @@ pub(crate) async fn no_such_path(uri: http::Uri) -> Refusal {
     Refusal::not_found(format!("no such path: `{path}`"))
 }
 
-/// The answer to a verb the path does not take; the `Allow` header names those it does.
+/// The answer to a verb the path does not take; the router adds the `Allow` header.
 pub(crate) async fn no_such_method(method: http::Method) -> Refusal {
     let method: String = method.as_str().chars().take(32).collect();
     Refusal::method_not_allowed(format!("method not allowed here: {method}"))
 }
 
-/// Whether a response of the framework is an error without our body.
-pub(crate) fn is_bare_error(response: &Response) -> bool {
-    let headers = response.headers();
-    response.status().is_client_error()
-        && headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json")
-        && !headers.contains_key(ALLOW)
+/// The same, where the router cannot know the verbs the path does take.
+pub(crate) fn only(allowed: &'static str) -> Response {
+    let mut response = Refusal::method_not_allowed(format!("method not allowed here; allowed: {allowed}")).into_response();
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 #[cfg(test)]

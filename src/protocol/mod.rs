@@ -1,15 +1,56 @@
 //! The doors: HTTP with KServe v1 and v2, gRPC with v2, and the pages an operator reads.
+//!
+//! A request comes in at the entrance: head bounded, host and origin checked, key asked for, service found.
+//! Then it goes to one of the routes, where an inference reads its body, asks the model and writes its answer.
+//! A door knows the control side only by the route table and by the commands of [`crate::router::repository`].
 
+mod admin;
+mod body;
+mod compression;
 mod config;
+mod connection;
+mod content;
+mod door;
+mod entrance;
 mod error;
+mod exchange;
+mod grpc_health;
+mod guard;
+mod http_infer;
 pub mod kube;
+mod limits;
+mod reply_body;
+mod repository;
+mod scope;
+mod timed_body;
+mod timing;
+mod v1;
+mod v2_grpc;
+mod v2_http;
+mod work;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{ApiKey, Config};
+pub use guard::{OpenBind, check_bind};
 
+use crate::codec::DESCRIPTORS;
+use crate::codec::open_inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use crate::router::{Repository, Router};
+use door::Door;
+use entrance::Entrance;
+use limits::Limits;
+use scope::Addressing;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
 
 /// What the doors are built from.
 #[derive(Clone)]
@@ -32,4 +73,85 @@ impl fmt::Debug for Doors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Doors").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// Both doors, built; they share their bounds.
+#[derive(Debug)]
+pub struct OpenDoors {
+    door: Arc<Door>,
+    kube: Option<axum::Router>,
+}
+
+impl Doors {
+    /// Builds what both doors share.
+    #[must_use]
+    pub fn open(self) -> OpenDoors {
+        let door = Door {
+            addressing: Addressing::new(&self.config.default_domain, &self.config.path_template),
+            limits: Limits::new(&self.config),
+            router: self.router,
+            ready: self.ready,
+            metrics: self.metrics,
+            repository: self.repository,
+            config: self.config,
+        };
+        OpenDoors { door: Arc::new(door), kube: self.kube }
+    }
+}
+
+impl OpenDoors {
+    /// Serves HTTP, and gRPC to those who ask for it, until `shutdown`; then finishes what is in flight.
+    ///
+    /// Dropping the future closes every connection at once.
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub async fn serve_http(&self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+        let entrance = Entrance::http(&self.door, listener.local_addr()?.ip(), self.kube.clone());
+        connection::serve(listener, Arc::new(entrance), &self.door.config, shutdown).await;
+        Ok(())
+    }
+
+    /// Serves gRPC until `shutdown`; then finishes what is in flight.
+    ///
+    /// Dropping the future closes every connection at once.
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub async fn serve_grpc(&self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+        let entrance = Entrance::grpc(&self.door, listener.local_addr()?.ip());
+        connection::serve(listener, Arc::new(entrance), &self.door.config, shutdown).await;
+        Ok(())
+    }
+}
+
+fn http_routes(door: Arc<Door>, kube: Option<axum::Router>) -> axum::Router {
+    let routes = axum::Router::new().merge(admin::routes()).merge(v1::routes()).merge(v2_http::routes()).merge(repository::routes());
+    let routes = routes.with_state(door);
+    let routes = match kube {
+        Some(kube) => routes.merge(kube),
+        None => routes,
+    };
+    routes.method_not_allowed_fallback(error::no_such_method).fallback(error::no_such_path)
+}
+
+fn grpc_routes(door: &Arc<Door>) -> axum::Router {
+    let bytes_max = door.config.grpc_message_bytes_max;
+    let inference = GrpcInferenceServiceServer::new(v2_grpc::Service::new(door))
+        .max_decoding_message_size(bytes_max)
+        .max_encoding_message_size(bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let reflection = || {
+        let descriptors = [DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
+        descriptors
+            .into_iter()
+            .fold(tonic_reflection::server::Builder::configure(), |builder, set| builder.register_encoded_file_descriptor_set(set))
+    };
+    const WELL_FORMED: &str = "our descriptors can be read because a test compares them with the generated code";
+    Routes::new(inference)
+        .add_service(HealthServer::new(grpc_health::Service::new(door)))
+        .add_service(reflection().build_v1().expect(WELL_FORMED))
+        .add_service(reflection().build_v1alpha().expect(WELL_FORMED))
+        .into_axum_router()
 }

@@ -1,0 +1,115 @@
+//! What every handler has at hand, and what it knows of the request in front of it.
+
+use super::config::Config;
+use super::error::Refusal;
+use super::limits::Limits;
+use super::scope::{Addressing, Reach};
+use super::timing::deadline;
+use crate::codec;
+use crate::router::{Repository, Route, Router};
+use axum::extract::{FromRequestParts, Path};
+use http::request::Parts;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Characters of a model's name.
+const NAME_CHARS_MAX: usize = 256;
+
+/// Shared by all handlers of both doors.
+pub(crate) struct Door {
+    pub(crate) router: Router,
+    pub(crate) ready: watch::Receiver<bool>,
+    pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub(crate) repository: Repository,
+    pub(crate) addressing: Addressing,
+    pub(crate) limits: Limits,
+    pub(crate) config: Config,
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Door {
+    /// The route of a model, as far as the request may reach.
+    pub(crate) fn route(&self, arrival: &Arrival, model: &str) -> Result<Arc<Route>, Refusal> {
+        Ok(Arc::clone(self.router.load().find(arrival.reach.scope(), model)?))
+    }
+
+    /// The routes a request may reach.
+    pub(crate) fn routes(&self, arrival: &Arrival) -> Vec<Arc<Route>> {
+        self.router.load().routes(arrival.reach.scope())
+    }
+
+    /// What the codecs may take on.
+    pub(crate) fn codec_limits(&self) -> codec::Limits {
+        let Config { json_depth_max, decoded_bytes_max, .. } = self.config;
+        codec::Limits { json_depth_max, decoded_bytes_max, ..codec::Limits::default() }
+    }
+
+    /// Whether the start is over and every model that the request's host stands for serves.
+    pub(crate) fn is_ready(&self, arrival: &Arrival) -> bool {
+        let serves = |route: &Arc<Route>| route.ready().is_ok();
+        let started = *self.ready.borrow();
+        started
+            && match &arrival.reach {
+                Reach::All => self.router.load().all().iter().all(serves),
+                Reach::Service(route) => serves(route),
+            }
+    }
+}
+
+/// What is known of a request before its body is looked at.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrival {
+    /// When its head was there.
+    pub(crate) at: Instant,
+    /// Which models it may reach.
+    pub(crate) reach: Reach,
+    /// How long its client waits.
+    pub(crate) client_timeout: Option<Duration>,
+}
+
+impl Arrival {
+    /// When a request to this route must be answered.
+    pub(crate) fn deadline(&self, route: &Route) -> Instant {
+        deadline(self.at, Duration::from_secs(route.timeout_s), self.client_timeout)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Arrival {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        parts.extensions.get().cloned().ok_or_else(|| Refusal::internal("the request did not come through the entrance"))
+    }
+}
+
+/// A model's name in a path, decoded and harmless.
+#[derive(Debug)]
+pub(crate) struct ModelName(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ModelName {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let Ok(Path(name)) = Path::<String>::from_request_parts(parts, state).await else {
+            return Err(Refusal::bad_request("the model name is not UTF-8"));
+        };
+        check_name(&name).map(|()| Self(name))
+    }
+}
+
+/// Refuses names that no model can have and that look like an attack.
+pub(crate) fn check_name(name: &str) -> Result<(), Refusal> {
+    let harmful = name.is_empty() || name == "." || name == ".." || name.contains(['/', '\\']) || name.contains(char::is_control);
+    match harmful || name.chars().nth(NAME_CHARS_MAX).is_some() {
+        true => Err(Refusal::bad_request("no model can have this name")),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,133 @@
+//! Where every request comes in: its id, its head checked, its service found; then to HTTP or to gRPC.
+
+use super::body::discard;
+use super::door::{Arrival, Door};
+use super::error::Refusal;
+use super::guard::{Guard, host_of};
+use super::scope::{Host, Reach, with_path};
+use super::timed_body::Timed;
+use super::timing::{REQUEST_ID, client_timeout, request_id};
+use super::{grpc_routes, http_routes};
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use http::header::{CONTENT_TYPE, EXPECT};
+use http::{Request, StatusCode, Version, request};
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tonic::Status;
+use tower::ServiceExt;
+
+/// gRPC calls whose request is one message; the others may stay open.
+const UNARY_CALLS: &str = "/inference.";
+
+/// The one way into both doors.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    door: Arc<Door>,
+    guard: Guard,
+    http: axum::Router,
+    grpc: axum::Router,
+    /// Whether HTTP requests are answered here, too.
+    speaks_http: bool,
+}
+
+impl Entrance {
+    /// The HTTP door on `local`; it takes gRPC as well.
+    pub(crate) fn http(door: &Arc<Door>, local: IpAddr, kube: Option<axum::Router>) -> Self {
+        let http = http_routes(Arc::clone(door), kube);
+        Self { door: Arc::clone(door), guard: Guard::new(&door.config, local), http, grpc: grpc_routes(door), speaks_http: true }
+    }
+
+    /// The gRPC door on `local`.
+    pub(crate) fn grpc(door: &Arc<Door>, local: IpAddr) -> Self {
+        let guard = Guard::new(&door.config, local);
+        Self { door: Arc::clone(door), guard, http: axum::Router::new(), grpc: grpc_routes(door), speaks_http: false }
+    }
+
+    /// Answers one request. A panic on the way costs this answer only.
+    pub(crate) async fn answer(&self, request: Request<Body>) -> Response {
+        let id = request_id(request.headers());
+        let origin = self.guard.allowed_origin(request.headers()).cloned();
+        let mut response = match AssertUnwindSafe(self.let_in(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_) => {
+                crate::observe::door_panic();
+                Refusal::internal("the server made a mistake on this request").into_response()
+            }
+        };
+        response.headers_mut().insert(REQUEST_ID, id);
+        if let Some(origin) = origin {
+            Guard::mark(&origin, response.headers_mut());
+        }
+        response
+    }
+
+    async fn let_in(&self, request: Request<Body>) -> Response {
+        let arrived = Instant::now();
+        let grpc = is_grpc(&request) || !self.speaks_http;
+        let (mut parts, body) = request.into_parts();
+        if self.guard.preflight(&parts.method, &parts.headers) {
+            return StatusCode::NO_CONTENT.into_response();
+        }
+        let reach = match self.check(&mut parts) {
+            Ok(reach) => reach,
+            Err(refusal) => return refuse(&parts, body, refusal, grpc).await,
+        };
+        let client_timeout = client_timeout(&parts.headers);
+        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout });
+        let routes = if grpc { &self.grpc } else { &self.http };
+        let body = match grpc && parts.uri.path().starts_with(UNARY_CALLS) {
+            true => Body::new(Timed::new(body, arrived + self.door.config.body_read_timeout())),
+            false => body,
+        };
+        let request = Request::from_parts(parts, body);
+        routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
+    /// Checks the head and finds out which models the request may reach; takes the template off its path.
+    fn check(&self, parts: &mut request::Parts) -> Result<Reach, Refusal> {
+        self.door.limits.check_head(parts)?;
+        let table = self.door.router.load();
+        let addressing = &self.door.addressing;
+        let host = host_of(parts)?;
+        let meaning = addressing.read_host(host, &table);
+        self.guard.check(parts, host, &meaning, addressing)?;
+        match meaning {
+            Host::Service(route) => return Ok(Reach::Service(route)),
+            Host::Unknown => return Err(Refusal::not_found(format!("no InferenceService has the host `{host}`"))),
+            Host::Bare => {}
+        }
+        let Some(prefixed) = addressing.read_path(parts.uri.path()) else { return Ok(Reach::All) };
+        let Some(route) = table.service(prefixed.namespace, prefixed.name) else {
+            let (name, namespace) = (shortened(prefixed.name), shortened(prefixed.namespace));
+            return Err(Refusal::not_found(format!("no InferenceService `{name}` in namespace `{namespace}`")));
+        };
+        let uri = with_path(&parts.uri, prefixed.rest).ok_or_else(|| Refusal::bad_request("the path is not a path"))?;
+        let reach = Reach::Service(Arc::clone(route));
+        parts.uri = uri;
+        Ok(reach)
+    }
+}
+
+/// Says no, after the sender had the chance to finish.
+pub(crate) async fn refuse(parts: &request::Parts, body: Body, refusal: Refusal, grpc: bool) -> Response {
+    if grpc {
+        return Status::from(refusal).into_http();
+    }
+    // Over HTTP/2 the stream is reset; with `Expect` the client waits for us before it sends.
+    if parts.version <= Version::HTTP_11 && !parts.headers.contains_key(EXPECT) {
+        discard(body).await;
+    }
+    refusal.into_response()
+}
+
+fn is_grpc(request: &Request<Body>) -> bool {
+    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(64).collect()
+}

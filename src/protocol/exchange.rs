@@ -1,0 +1,154 @@
+//! One inference on its way, over any wire: its route, its place, its deadline, and its line in the metrics.
+
+use super::door::{Arrival, Door};
+use super::error::Refusal;
+use super::limits::Admitted;
+use super::timing::Stages;
+use crate::inference::{InferenceRequest, InferenceResponse};
+use crate::observe;
+use crate::pool::ModelHandle;
+use crate::router::Route;
+use http::StatusCode;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tonic::Code;
+
+/// The wires, as the metrics name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// KServe v1 over HTTP.
+    V1,
+    /// Open Inference Protocol over HTTP.
+    V2,
+    /// Open Inference Protocol over gRPC.
+    Grpc,
+}
+
+/// An inference that was let in. Counted when it ends, also when its caller leaves first.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// The route it goes to.
+    pub(crate) route: Arc<Route>,
+    /// When the answer must be there.
+    pub(crate) deadline: Instant,
+    /// Where the time went so far.
+    pub(crate) stages: Stages,
+    _place: Admitted,
+    count: Count,
+}
+
+impl Exchange {
+    /// Lets an inference in: finds its model, looks whether it serves, takes a place.
+    ///
+    /// # Errors
+    /// 404, 503; counted already.
+    pub(crate) fn begin(door: &Door, arrival: &Arrival, model: &str, wire: Wire) -> Result<Self, Refusal> {
+        // Only names that a resource gave become labels: a stranger's guesses must not fill the metrics.
+        let mut count = Count { model: Arc::from(""), wire, since: arrival.at, code: None };
+        let begun = Self::let_in(door, arrival, model, &mut count);
+        match begun {
+            Ok((route, place)) => {
+                let deadline = arrival.deadline(&route);
+                Ok(Self { route, deadline, stages: Stages::default(), _place: place, count })
+            }
+            Err(refusal) => {
+                count.code = Some(label(&refusal, wire));
+                Err(refusal)
+            }
+        }
+    }
+
+    fn let_in(door: &Door, arrival: &Arrival, model: &str, count: &mut Count) -> Result<(Arc<Route>, Admitted), Refusal> {
+        let route = door.route(arrival, model)?;
+        count.model = Arc::clone(&route.model_name);
+        route.ready()?;
+        Ok((route, door.limits.admit()?))
+    }
+
+    /// The pool that answers.
+    pub(crate) fn handle(&self) -> Result<&ModelHandle, Refusal> {
+        Ok(self.route.ready()?)
+    }
+
+    /// Asks the model.
+    pub(crate) async fn infer(&mut self, request: InferenceRequest) -> Result<InferenceResponse, Refusal> {
+        let response = self.route.ready()?.infer(request, self.deadline).await?;
+        self.stages.pool = response.timing;
+        Ok(response)
+    }
+
+    /// Ends the exchange with what its caller gets.
+    pub(crate) fn end<T>(mut self, outcome: &Result<T, Refusal>) {
+        let wire = self.count.wire;
+        self.count.code = Some(match outcome {
+            Ok(_) => success(wire),
+            Err(refusal) => label(refusal, wire),
+        });
+        if outcome.is_ok() {
+            let Stages { parse, pool, encode } = self.stages;
+            observe::stages(&self.count.model, parse, pool.run, encode);
+        }
+    }
+}
+
+/// A line in the metrics, written when dropped.
+#[derive(Debug)]
+struct Count {
+    model: Arc<str>,
+    wire: Wire,
+    since: Instant,
+    code: Option<&'static str>,
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        let protocol = match self.wire {
+            Wire::V1 => "v1",
+            Wire::V2 => "v2",
+            Wire::Grpc => "grpc-v2",
+        };
+        observe::request(&self.model, protocol, self.code.unwrap_or("cancelled"), self.since.elapsed());
+    }
+}
+
+const fn success(wire: Wire) -> &'static str {
+    match wire {
+        Wire::V1 | Wire::V2 => "200",
+        Wire::Grpc => "OK",
+    }
+}
+
+fn label(refusal: &Refusal, wire: Wire) -> &'static str {
+    match wire {
+        Wire::V1 | Wire::V2 => status_label(refusal.status()),
+        Wire::Grpc => code_label(refusal.code()),
+    }
+}
+
+/// The statuses of the table of errors.
+fn status_label(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => "400",
+        404 => "404",
+        405 => "405",
+        408 => "408",
+        413 => "413",
+        415 => "415",
+        501 => "501",
+        503 => "503",
+        504 => "504",
+        _ => "500",
+    }
+}
+
+fn code_label(code: Code) -> &'static str {
+    match code {
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::NotFound => "NOT_FOUND",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        _ => "INTERNAL",
+    }
+}

@@ -1,0 +1,6 @@
+//! The doors from outside: one table of requests for both, sockets with bad clients, and what they share.
+
+mod http;
+mod sockets;
+mod support;
+mod table;
