@@ -8,6 +8,7 @@
 use crate::api::problem::Problem;
 use crate::api::status::InferenceServiceStatus;
 use crate::api::{Kind, Resource, ResourceKey};
+use crate::manifest::FieldPlaces;
 use crate::place::Place;
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
@@ -27,6 +28,8 @@ pub struct Declared {
     pub defaulted: Resource,
     /// Where its document starts.
     pub place: Place,
+    /// Where its fields stand.
+    pub fields: FieldPlaces,
     /// Warnings that concern this resource: ignored and misspelled fields, features not yet served.
     pub warnings: Vec<Problem>,
 }
@@ -40,7 +43,9 @@ pub enum FileChange {
         resources: Vec<Declared>,
         /// All its mistakes and warnings.
         problems: Vec<Problem>,
-        /// Whether every document could be used. When not, resources that the file declared before and
+        /// Resources that the file names and that cannot be used as they are: the last good ones stay.
+        refused: Vec<ResourceKey>,
+        /// Whether every document could be told. When not, all resources that the file declared before and
         /// that are not among `resources` stay as they were: they may be what the broken part was.
         complete: bool,
     },
@@ -57,6 +62,8 @@ pub struct Stored {
     pub defaulted: Resource,
     /// Where its document starts, in the file that owns it.
     pub place: Place,
+    /// Where its fields stand there.
+    pub fields: FieldPlaces,
     /// Unique over the life of the store, also for a later resource of the same key.
     pub uid: String,
     /// Counts the changes of `spec`, from 1.
@@ -74,6 +81,12 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// Where a field stands, e.g. `spec.predictor.model.runtime`, or the nearest written field around it.
+    #[must_use]
+    pub fn locate(&self, field: &str) -> Place {
+        self.fields.locate(field, &self.place)
+    }
+
     /// The resource in Kubernetes' shape: `apiVersion`, `kind`, `metadata` as an API server fills it,
     /// `spec` after defaulting, `status`.
     #[must_use]
@@ -246,7 +259,9 @@ impl Writer {
         let before = self.files.remove(&path).unwrap_or_default();
         let after = match change {
             FileChange::Gone => None,
-            FileChange::Read { resources, problems, complete } => Some(merge(&before, resources, problems, complete)),
+            FileChange::Read { resources, problems, refused, complete } => {
+                Some(merge(&before, resources, problems, |key| !complete || refused.contains(key)))
+            }
         };
         touched.extend(before.resources.keys().cloned());
         for key in before.resources.keys() {
@@ -339,8 +354,8 @@ impl Writer {
     }
 }
 
-/// What a file declares now: what was read, and, when not all of it could be read, what was there before.
-fn merge(before: &FileEntry, resources: Vec<Declared>, mut problems: Vec<Problem>, complete: bool) -> FileEntry {
+/// What a file declares now: what was read, and of what was there before that which is to be kept.
+fn merge(before: &FileEntry, resources: Vec<Declared>, mut problems: Vec<Problem>, keep: impl Fn(&ResourceKey) -> bool) -> FileEntry {
     let mut entry = FileEntry::default();
     for declared in resources {
         let key = declared.resource.key();
@@ -351,12 +366,10 @@ fn merge(before: &FileEntry, resources: Vec<Declared>, mut problems: Vec<Problem
         }
         entry.resources.insert(key, Arc::new(declared));
     }
-    if !complete {
-        for (key, declared) in &before.resources {
-            if !entry.resources.contains_key(key) {
-                entry.resources.insert(key.clone(), Arc::clone(declared));
-                entry.kept.insert(key.clone());
-            }
+    for (key, declared) in &before.resources {
+        if !entry.resources.contains_key(key) && keep(key) {
+            entry.resources.insert(key.clone(), Arc::clone(declared));
+            entry.kept.insert(key.clone());
         }
     }
     entry.problems = problems;
@@ -368,6 +381,7 @@ fn first_seen(declared: &Declared, problems: Vec<Problem>, resource_version: u64
         resource: declared.resource.clone(),
         defaulted: declared.defaulted.clone(),
         place: declared.place.clone(),
+        fields: declared.fields.clone(),
         uid: uid(&declared.resource.key(), now, resource_version),
         generation: 1,
         creation_timestamp: now,
@@ -380,6 +394,7 @@ fn first_seen(declared: &Declared, problems: Vec<Problem>, resource_version: u64
 
 fn is_as_declared(stored: &Stored, declared: &Declared, problems: &[Problem]) -> bool {
     stored.place == declared.place
+        && stored.fields == declared.fields
         && stored.warnings == declared.warnings
         && stored.problems == problems
         && stored.resource == declared.resource
@@ -392,6 +407,7 @@ fn changed(stored: &Stored, declared: &Declared, problems: Vec<Problem>, resourc
         resource: declared.resource.clone(),
         defaulted: declared.defaulted.clone(),
         place: declared.place.clone(),
+        fields: declared.fields.clone(),
         uid: stored.uid.clone(),
         generation: stored.generation + u64::from(spec_changed),
         creation_timestamp: stored.creation_timestamp,
@@ -465,17 +481,23 @@ mod tests {
         service.metadata.namespace = "default".to_owned();
         service.spec.predictor.timeout_s = Some(timeout_s);
         let resource = Resource::InferenceService(Box::new(service));
-        Declared { defaulted: resource.clone(), resource, place: Place::file(file).at(1, 1), warnings: Vec::new() }
+        Declared {
+            defaulted: resource.clone(),
+            resource,
+            place: Place::file(file).at(1, 1),
+            fields: FieldPlaces::default(),
+            warnings: Vec::new(),
+        }
     }
 
     fn read(file: &str, resources: &[(&str, i64)]) -> (PathBuf, FileChange) {
         let resources = resources.iter().map(|(name, timeout_s)| declared(file, name, *timeout_s)).collect();
-        (file.into(), FileChange::Read { resources, problems: Vec::new(), complete: true })
+        (file.into(), FileChange::Read { resources, problems: Vec::new(), refused: Vec::new(), complete: true })
     }
 
     fn broken(file: &str) -> (PathBuf, FileChange) {
         let problem = Problem::error(Place::file(file).at(3, 1), "", "not YAML");
-        (file.into(), FileChange::Read { resources: Vec::new(), problems: vec![problem], complete: false })
+        (file.into(), FileChange::Read { resources: Vec::new(), problems: vec![problem], refused: Vec::new(), complete: false })
     }
 
     fn apply(writer: &mut Writer, changes: Vec<(PathBuf, FileChange)>) -> Vec<String> {
@@ -497,7 +519,7 @@ mod tests {
         let mut labelled = declared("a.yaml", "iris", 1);
         labelled.resource.metadata_mut().labels.insert("a".to_owned(), "b".to_owned());
         labelled.defaulted = labelled.resource.clone();
-        let change = FileChange::Read { resources: vec![labelled], problems: Vec::new(), complete: true };
+        let change = FileChange::Read { resources: vec![labelled], problems: Vec::new(), refused: Vec::new(), complete: true };
         assert_eq!(apply(&mut writer, vec![("a.yaml".into(), change)]), ["iris"]);
         assert_eq!(writer.reader().snapshot().get(&key("iris")).unwrap().generation, 1);
         apply(&mut writer, vec![read("a.yaml", &[("iris", 2)])]);
@@ -524,12 +546,26 @@ mod tests {
         let mut writer = Writer::default();
         apply(&mut writer, vec![read("a.yaml", &[("iris", 1), ("wine", 1)])]);
         let problem = Problem::error(Place::file("a.yaml"), "spec", "wrong");
-        let change = FileChange::Read { resources: vec![declared("a.yaml", "iris", 2)], problems: vec![problem], complete: false };
+        let change = FileChange::Read {
+            resources: vec![declared("a.yaml", "iris", 2)],
+            problems: vec![problem],
+            refused: Vec::new(),
+            complete: false,
+        };
         assert_eq!(apply(&mut writer, vec![("a.yaml".into(), change)]), ["iris", "wine"]);
         let snapshot = writer.reader().snapshot();
         assert_eq!(snapshot.get(&key("iris")).unwrap().generation, 2);
         assert!(snapshot.get(&key("iris")).unwrap().problems.is_empty());
         assert_eq!(snapshot.get(&key("wine")).unwrap().problems.len(), 1);
+    }
+
+    #[test]
+    fn a_refused_resource_stays_as_it_was_and_one_that_was_taken_out_goes() {
+        let mut writer = Writer::default();
+        apply(&mut writer, vec![read("a.yaml", &[("iris", 1), ("wine", 1)])]);
+        let change = FileChange::Read { resources: Vec::new(), problems: Vec::new(), refused: vec![key("iris")], complete: true };
+        assert_eq!(apply(&mut writer, vec![("a.yaml".into(), change)]), ["wine"]);
+        assert!(writer.reader().snapshot().get(&key("iris")).is_some());
     }
 
     #[test]

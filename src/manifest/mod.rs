@@ -58,10 +58,7 @@ impl Manifest {
     /// around it stands.
     #[must_use]
     pub fn locate(&self, field: &str) -> Place {
-        match self.fields.find(field) {
-            (0, _) => self.place.clone(),
-            (line, column) => self.place.at(line, column),
-        }
+        self.fields.locate(field, &self.place)
     }
 
     /// A problem with one of its fields.

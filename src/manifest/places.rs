@@ -2,6 +2,7 @@
 
 use super::fault::Position;
 use super::tree::{NodeId, Tree, Value};
+use crate::place::Place;
 
 /// Where the fields of one resource stand: 16 bytes a field.
 ///
@@ -20,6 +21,15 @@ impl FieldPlaces {
         collect(tree, root, EMPTY, &mut found);
         found.sort_unstable();
         Self { fields: found.into(), moved: None }
+    }
+
+    /// Where a field stands, or the nearest written field around it, in the document that begins at `document`.
+    #[must_use]
+    pub fn locate(&self, field: &str, document: &Place) -> Place {
+        match self.find(field) {
+            (0, _) => document.clone(),
+            (line, column) => document.at(line, column),
+        }
     }
 
     /// Line and column of a field, or of the nearest field around it that is written; zeros when there is none.

@@ -4,6 +4,7 @@ use super::*;
 use crate::api::Resource;
 use crate::api::inference_service::InferenceService;
 use crate::api::problem::{Problem, Severity};
+use crate::manifest::FieldPlaces;
 use crate::place::Place;
 use crate::store::{Declared, FileChange, Writer};
 use axum::body::{Body, BodyDataStream};
@@ -41,9 +42,9 @@ impl Door {
             let resource = Resource::InferenceService(Box::new(service));
             let warning =
                 Problem::error(place.clone(), "spec.x", "unknown field").with_severity(Severity::Warning).about(Some(resource.key()));
-            Declared { defaulted: resource.clone(), resource, place: place.clone(), warnings: vec![warning] }
+            Declared { defaulted: resource.clone(), resource, place: place.clone(), fields: FieldPlaces::default(), warnings: vec![warning] }
         });
-        let change = FileChange::Read { resources: declared.collect(), problems: Vec::new(), complete: true };
+        let change = FileChange::Read { resources: declared.collect(), problems: Vec::new(), refused: Vec::new(), complete: true };
         self.writer.apply(vec![(file.into(), change)], SystemTime::UNIX_EPOCH);
     }
 
@@ -203,6 +204,7 @@ async fn mistakes_are_events_of_their_resource_or_file() {
     let broken = FileChange::Read {
         resources: Vec::new(),
         problems: vec![Problem::error(Place::file("bad.yaml").at(2, 1), "", "not YAML")],
+        refused: Vec::new(),
         complete: false,
     };
     door.writer.apply(vec![("bad.yaml".into(), broken)], SystemTime::UNIX_EPOCH);

@@ -1,0 +1,132 @@
+//! One InferenceService, from what runs to what is asked for.
+
+use super::mind::Mind;
+use super::queue::Outcome;
+use super::rollout::Rollout;
+use super::services::idle_route;
+use super::status::Stage;
+use crate::api::deployment_mode::annotation;
+use crate::api::status::FailureInfo;
+use crate::api::{Kind, Resource, ResourceKey};
+use crate::resolve::revision::RevisionSpec;
+use crate::resolve::{Candidate, Defaults, ResolveError, resolve};
+use crate::store::{Snapshot, Stored, rfc3339};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio_util::sync::CancellationToken;
+
+/// What a service's newest spec asks for.
+enum Plan {
+    Stop,
+    /// A client unloaded it, and its spec did not change since.
+    StayUnloaded,
+    Refuse(FailureInfo),
+    Run(RevisionSpec),
+}
+
+/// Does one step for the service of that key: runs it, stops it, refuses it, or removes it when it is gone.
+pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: CancellationToken) -> Outcome {
+    let snapshot = mind.reader.snapshot();
+    let Some(stored) = snapshot.get(&key).cloned() else {
+        remove(&mind, &key);
+        return Outcome::Done;
+    };
+    match plan(&mind, &snapshot, &key, &stored) {
+        Plan::Stop => stop(&mind, &key, &stored, Stage::Stopped, "It is stopped by the annotation `serving.kserve.io/stop`."),
+        Plan::StayUnloaded => stop(&mind, &key, &stored, Stage::Unloaded, "It was unloaded through the model repository."),
+        Plan::Refuse(failure) => refuse(&mind, &key, &stored, failure),
+        Plan::Run(spec) => return Rollout { mind, key, stored, spec, superseded }.run().await,
+    }
+    Outcome::Done
+}
+
+fn plan(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored: &Stored) -> Plan {
+    if stored.defaulted.metadata().annotation(annotation::STOP).is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return Plan::Stop;
+    }
+    let unloaded = mind.services.with(key, |service| {
+        service.unloaded = service.unloaded.filter(|generation| *generation == stored.generation);
+        service.unloaded.is_some()
+    });
+    if unloaded {
+        return Plan::StayUnloaded;
+    }
+    match resolve_stored(mind, snapshot, stored) {
+        Ok(spec) => Plan::Run(spec),
+        Err(error) => Plan::Refuse(failure(stored, &error)),
+    }
+}
+
+fn resolve_stored(mind: &Mind, snapshot: &Snapshot, stored: &Stored) -> Result<RevisionSpec, ResolveError> {
+    let Resource::InferenceService(service) = &stored.defaulted else {
+        unreachable!("the key's kind is InferenceService because only such keys come here");
+    };
+    let folder = stored.place.file.parent().unwrap_or(Path::new(""));
+    let defaults = Defaults { engines: mind.engines.names().map(str::to_owned).collect(), ..Defaults::default() };
+    resolve(service, folder, &candidates(snapshot), &defaults)
+}
+
+/// Every runtime in the store.
+fn candidates(snapshot: &Snapshot) -> Vec<Candidate<'_>> {
+    let of_kind = |kind| snapshot.of_kind(kind, None).map(|(_, stored)| stored);
+    of_kind(Kind::ServingRuntime).chain(of_kind(Kind::ClusterServingRuntime)).filter_map(|stored| candidate(stored)).collect()
+}
+
+fn candidate(stored: &Stored) -> Option<Candidate<'_>> {
+    let created = Some(stored.creation_timestamp);
+    match &stored.defaulted {
+        Resource::ServingRuntime(runtime) => Some(Candidate { runtime, cluster: false, created }),
+        Resource::ClusterServingRuntime(runtime) => Some(Candidate { runtime, cluster: true, created }),
+        Resource::InferenceService(_) => None,
+    }
+}
+
+fn failure(stored: &Stored, error: &ResolveError) -> FailureInfo {
+    FailureInfo {
+        location: stored.locate(error.field).to_string(),
+        reason: Some(error.reason),
+        message: error.to_string(),
+        time: Some(rfc3339(SystemTime::now())),
+        ..FailureInfo::default()
+    }
+}
+
+/// What runs goes on running; what does not run says why.
+fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, failure: FailureInfo) {
+    let still_serving = mind.services.with_route(key, |service| {
+        service.last_failure = Some(failure.clone());
+        if service.running.is_none() {
+            service.route = Some(idle_route(key, &failure.message));
+        }
+        service.running.as_ref().map(|running| running.name.to_string())
+    });
+    tracing::warn!(service = %key, place = %failure.location, still_serving, error = %failure.message, "the service cannot be served as it stands");
+    mind.say(key, stored, Stage::Invalid(failure), None);
+}
+
+/// Unloads what runs; the service stays known.
+fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
+    let running = mind.services.with_route(key, |service| {
+        service.watched = None;
+        service.route = Some(idle_route(key, reason));
+        service.running.take()
+    });
+    if let Some(running) = running {
+        tracing::info!(service = %key, revision = %running.name, reason, "model unloaded");
+        mind.drain(running);
+    }
+    mind.say(key, stored, stage, None);
+}
+
+fn remove(mind: &Mind, key: &ResourceKey) {
+    let Some(service) = mind.services.remove(key) else { return };
+    for waiting in service.waiting {
+        // The client may have left.
+        let _ = waiting.send(Err(crate::inference::InferenceError::ModelNotFound(key.name.clone())));
+    }
+    if let Some(running) = service.running {
+        tracing::info!(service = %key, revision = %running.name, "service deleted; model unloaded");
+        mind.drain(running);
+    }
+}

@@ -1,0 +1,97 @@
+//! From the bytes of one file to what the store takes: parsed, defaulted, validated, and its mistakes told.
+
+use crate::api::deployment_mode::DeploymentMode;
+use crate::api::problem::{Problem, Severity};
+use crate::api::{Resource, ResourceKey};
+use crate::manifest::{Manifest, Options, parse_with};
+use crate::store::{Declared, FileChange, Snapshot};
+use crate::validate::{Defaults, Violation, check, inference_service_update};
+use std::path::Path;
+
+/// Mistakes of one file that are logged; the rest is counted. All of them stand in the store.
+const LOGGED_MAX: usize = 20;
+
+/// How files are read.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    pub(super) options: Options,
+    pub(super) defaults: Defaults,
+}
+
+/// What a file declares.
+pub(super) fn declare(bytes: &[u8], file: &Path, rules: &Rules) -> FileChange {
+    let mut parsed = parse_with(bytes, file, &rules.options);
+    let complete = parsed.is_complete();
+    // A resource that cannot be used is checked all the same, so that all of its mistakes are told at once.
+    for manifest in &mut parsed.refused {
+        parsed.problems.extend(check(manifest, &rules.defaults));
+    }
+    let mut refused: Vec<ResourceKey> = parsed.refused.iter().map(|manifest| manifest.resource.key()).collect();
+    let mut resources = Vec::new();
+    for manifest in parsed.resources {
+        let as_written = manifest.resource.clone();
+        let mut manifest = manifest;
+        let violations = check(&mut manifest, &rules.defaults);
+        let usable = !violations.iter().any(Problem::is_error);
+        parsed.problems.extend(violations);
+        if usable {
+            resources.push(declared(as_written, manifest, &parsed.problems));
+        } else {
+            refused.push(manifest.resource.key());
+        }
+    }
+    parsed.problems.sort_by_key(|problem| (problem.place.line, problem.place.column));
+    FileChange::Read { resources, problems: parsed.problems, refused, complete }
+}
+
+fn declared(resource: Resource, manifest: Manifest, problems: &[Problem]) -> Declared {
+    let key = resource.key();
+    let warnings = problems.iter().filter(|problem| !problem.is_error() && problem.resource.as_ref() == Some(&key)).cloned().collect();
+    Declared { resource, defaulted: manifest.resource, place: manifest.place, fields: manifest.fields, warnings }
+}
+
+/// Refuses changes that KServe refuses of a service that is already there.
+pub(super) fn check_updates(change: &mut FileChange, before: &Snapshot, mode: DeploymentMode) {
+    let FileChange::Read { resources, problems, refused, .. } = change else { return };
+    resources.retain(|declared| {
+        let violations = update_violations(declared, before, mode);
+        let usable = violations.is_empty();
+        problems.extend(violations);
+        if !usable {
+            refused.push(declared.resource.key());
+        }
+        usable
+    });
+}
+
+fn update_violations(declared: &Declared, before: &Snapshot, deployment_mode: DeploymentMode) -> Vec<Problem> {
+    let key = declared.resource.key();
+    let Some(stored) = before.get(&key) else { return Vec::new() };
+    let (Resource::InferenceService(old), Resource::InferenceService(new)) = (&stored.defaulted, &declared.defaulted) else {
+        return Vec::new();
+    };
+    let recorded = stored.status.as_ref().map_or("", |status| status.deployment_mode.as_str());
+    let violations = inference_service_update(old, new, recorded, &Defaults { deployment_mode });
+    let problem = |violation: Violation| {
+        let place = declared.fields.locate(&violation.field, &declared.place);
+        Problem::error(place, violation.field, violation.message).with_hint(violation.hint).about(Some(key.clone()))
+    };
+    violations.into_iter().map(problem).collect()
+}
+
+/// Logs what is wrong with a file that changed: once per change, because an unchanged file is not read again.
+pub(super) fn tell(file: &Path, change: &FileChange) {
+    let FileChange::Read { problems, .. } = change else {
+        return tracing::info!(file = %file.display(), "file gone");
+    };
+    for problem in problems.iter().take(LOGGED_MAX) {
+        match problem.severity {
+            Severity::Error => tracing::error!("{problem}"),
+            Severity::NotYetServed | Severity::Warning => tracing::warn!(kind = problem.severity.name(), "{problem}"),
+            Severity::Ignored => tracing::debug!(kind = problem.severity.name(), "{problem}"),
+        }
+    }
+    if problems.len() > LOGGED_MAX {
+        tracing::warn!(file = %file.display(), more = problems.len() - LOGGED_MAX, "more mistakes and remarks in this file");
+    }
+}

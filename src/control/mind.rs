@@ -1,0 +1,200 @@
+//! What every reconcile shares: the store's one writer, what runs, the engines, and the status it tells.
+
+use super::Config;
+use super::queue::Queue;
+use super::services::{Running, Services};
+use super::status::{Facts, Stage, status_of};
+use crate::api::deployment_mode::DeploymentMode;
+use crate::api::problem::Severity;
+use crate::api::{Kind, ResourceKey};
+use crate::engine::EngineRegistry;
+use crate::inference::{InferenceError, ModelMetadata};
+use crate::resolve::revision::{RevisionName, RuntimeRef};
+use crate::storage::Storage;
+use crate::store::{FileChange, Reader, Stored, Writer};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+/// A model that began to serve.
+#[derive(Debug, Clone)]
+pub struct ModelReady {
+    /// The service.
+    pub key: ResourceKey,
+    /// Its name on the wire.
+    pub model_name: String,
+    /// The protocol after defaulting: `v1`, `v2` …
+    pub protocol: String,
+    /// The revision.
+    pub revision: String,
+    /// From the first look at its spec to the first answer.
+    pub took: Duration,
+    /// Inputs and outputs.
+    pub metadata: Arc<ModelMetadata>,
+}
+
+/// Hears of models that begin to serve; must not wait.
+pub type Announce = Box<dyn Fn(&ModelReady) + Send + Sync>;
+
+/// What every reconcile shares.
+pub(super) struct Mind {
+    pub(super) config: Config,
+    pub(super) engines: EngineRegistry,
+    pub(super) storage: Storage,
+    pub(super) services: Services,
+    pub(super) queue: Queue,
+    /// Loads at once.
+    pub(super) loads: Arc<Semaphore>,
+    pub(super) reader: Reader,
+    pub(super) announce: Announce,
+    writer: Mutex<Writer>,
+    drains: TaskTracker,
+    gate: Gate,
+}
+
+impl fmt::Debug for Mind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mind").field("config", &self.config).field("services", &self.services).finish_non_exhaustive()
+    }
+}
+
+/// Opens once every service found at start was tried.
+#[derive(Debug)]
+struct Gate {
+    /// None before the first look at the folders.
+    untried: Mutex<Option<BTreeSet<ResourceKey>>>,
+    open: watch::Sender<bool>,
+}
+
+impl Mind {
+    pub(super) fn new(config: Config, engines: EngineRegistry, storage: Storage, services: Services, announce: Announce) -> Self {
+        let writer = Writer::default();
+        let loads = Arc::new(Semaphore::new(config.loads_max));
+        let gate = Gate { untried: Mutex::default(), open: watch::Sender::new(false) };
+        let (reader, queue) = (writer.reader(), Queue::default());
+        Self {
+            config,
+            engines,
+            storage,
+            services,
+            queue,
+            loads,
+            reader,
+            announce,
+            writer: Mutex::new(writer),
+            drains: TaskTracker::new(),
+            gate,
+        }
+    }
+
+    /// Whether every service found at start was tried.
+    pub(super) fn ready(&self) -> watch::Receiver<bool> {
+        self.gate.open.subscribe()
+    }
+
+    /// Takes over what files hold now; the keys that must be looked at again.
+    pub(super) fn apply(&self, changes: Vec<(PathBuf, FileChange)>) -> Vec<ResourceKey> {
+        let changed = self.writer().apply(changes, SystemTime::now());
+        let mut untried = self.gate.untried.lock().unwrap_or_else(PoisonError::into_inner);
+        if untried.is_none() {
+            *untried = Some(changed.iter().filter(|key| key.kind == Kind::InferenceService).cloned().collect());
+            self.gate.open.send_replace(untried.as_ref().is_some_and(BTreeSet::is_empty));
+        }
+        changed
+    }
+
+    /// A service was tried, whatever came of it.
+    pub(super) fn tried(&self, key: &ResourceKey) {
+        let mut untried = self.gate.untried.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(untried) = untried.as_mut() {
+            untried.remove(key);
+            if untried.is_empty() {
+                self.gate.open.send_if_modified(|open| !std::mem::replace(open, true));
+            }
+        }
+    }
+
+    /// Tells clients that wait for this service how it went.
+    pub(super) fn answer(&self, key: &ResourceKey, result: &Result<(), InferenceError>) {
+        for waiting in self.services.with(key, |service| std::mem::take(&mut service.waiting)) {
+            // The client may have left.
+            let _ = waiting.send(result.clone());
+        }
+    }
+
+    /// Puts the status of a service into the store.
+    pub(super) fn say(&self, key: &ResourceKey, stored: &Stored, stage: Stage, runtime: Option<&RuntimeRef>) {
+        let metadata = stored.defaulted.metadata();
+        let local = |label: &str| metadata.labels.get(label).is_some_and(|value| value == "cluster-local");
+        let mut facts = Facts {
+            key,
+            generation: stored.generation,
+            mode: DeploymentMode::of(metadata, self.config.deployment_mode),
+            domain: &self.config.domain,
+            cluster_local: local("networking.kserve.io/visibility") || local("networking.knative.dev/visibility"),
+            stage,
+            runtime,
+            serving: None,
+            created: None,
+            previous: None,
+            last_failure: None,
+            manifest_problem: sentences(&stored.problems, |_| true),
+            not_yet_served: sentences(&stored.warnings, |severity| severity == Severity::NotYetServed),
+        };
+        self.services.with(key, |service| {
+            let serving = service.running.as_ref().map(|running| running.name.to_string());
+            facts.created = service.attempt.as_ref().map(|attempt| attempt.name.to_string()).or_else(|| serving.clone());
+            facts.serving = serving;
+            facts.previous = service.previous.as_ref().map(RevisionName::to_string);
+            facts.last_failure.clone_from(&service.last_failure);
+        });
+        // The status before is read under the writer's lock, so that no other status comes in between.
+        let mut writer = self.writer();
+        let snapshot = self.reader.snapshot();
+        let before = snapshot.get(key).and_then(|stored| stored.status.as_ref());
+        let status = status_of(&facts, before, SystemTime::now());
+        writer.set_status(key, status);
+    }
+
+    /// Lets an old revision finish what it admitted, and then unloads it, beside everything else.
+    pub(super) fn drain(&self, old: Running) {
+        let grace = self.config.drain;
+        self.drains.spawn(async move {
+            old.handle.drain(grace).await;
+            tracing::debug!(revision = %old.name, "the old revision is unloaded");
+        });
+    }
+
+    /// Says that a model began to serve.
+    pub(super) fn ready_report(&self, key: &ResourceKey, name: &RevisionName, took: Duration) {
+        let Some(running) = self.services.with(key, |service| service.running.clone()) else { return };
+        tracing::info!(service = %key, revision = %name, took_ms = took.as_millis(), "model ready");
+        let metadata = Arc::clone(running.handle.metadata());
+        let (model_name, protocol) = (running.spec.model_name, running.spec.protocol);
+        (self.announce)(&ModelReady { key: key.clone(), model_name, protocol, revision: name.to_string(), took, metadata });
+    }
+
+    /// Unloads everything: takes all routes away, lets every pool finish, and waits for it.
+    pub(super) async fn unload_all(&self, grace: Duration) {
+        for service in self.services.clear() {
+            if let Some(running) = service.running {
+                self.drains.spawn(async move { running.handle.drain(grace).await });
+            }
+        }
+        self.drains.close();
+        self.drains.wait().await;
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn sentences(problems: &[crate::api::problem::Problem], wanted: impl Fn(Severity) -> bool) -> Option<String> {
+    let wanted: Vec<String> = problems.iter().filter(|problem| wanted(problem.severity)).map(ToString::to_string).collect();
+    (!wanted.is_empty()).then(|| wanted.join("\n"))
+}

@@ -1,0 +1,137 @@
+//! From changed files to changes of the store: read, parse, compare.
+//!
+//! The contents decide, not events: a file is taken over only when its bytes differ from the last time. A
+//! file that cannot be read or understood keeps its last good resources, and its mistakes are told once per
+//! change. A file that suddenly is empty is looked at twice: it may be about to be written.
+
+use super::manifests::{Rules, declare};
+use super::scan::{Bounds, Found, Stamp, scan};
+use super::watch::Hint;
+use crate::api::problem::Problem;
+use crate::place::Place;
+use crate::store::FileChange;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Reads the watched folders and remembers what it read.
+#[derive(Debug)]
+pub(super) struct Reflector {
+    folders: Vec<PathBuf>,
+    bounds: Bounds,
+    rules: Rules,
+    known: BTreeMap<PathBuf, Known>,
+    missing: BTreeSet<PathBuf>,
+}
+
+/// What is known of one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    /// None where the file cannot be read.
+    stamp: Option<Stamp>,
+    digest: [u8; 32],
+    /// It was not empty before and is now; its resources stay until that was seen twice.
+    emptied: bool,
+}
+
+/// What one look at the folders gave.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// For the store, in the order of the watched folders.
+    pub(super) changes: Vec<(PathBuf, FileChange)>,
+    /// Folders to watch from now on.
+    pub(super) folders: BTreeMap<PathBuf, (u64, u64)>,
+    /// Whether to look once more after a moment.
+    pub(super) again: bool,
+}
+
+impl Reflector {
+    /// Knows nothing yet: the first look finds everything new.
+    pub(super) fn new(folders: Vec<PathBuf>, bounds: Bounds, rules: Rules) -> Self {
+        Self { folders, bounds, rules, known: BTreeMap::new(), missing: BTreeSet::new() }
+    }
+
+    /// Reads what changed since the last look. Blocks on the file system.
+    pub(super) fn look(&mut self, hint: &Hint) -> Look {
+        let found = scan(&self.folders, self.bounds);
+        self.tell_missing(&found);
+        let mut look = Look::default();
+        for (path, stamp) in &found.files {
+            self.file(path, *stamp, hint, &mut look);
+        }
+        for (path, reason) in &found.unread {
+            self.refuse(path, reason, &mut look);
+        }
+        self.forget_gone(&found, &mut look);
+        look.changes.sort_by_cached_key(|(path, _)| (self.folders.iter().position(|folder| path.starts_with(folder)), path.clone()));
+        look.folders = found.folders;
+        look
+    }
+
+    fn file(&mut self, path: &Path, stamp: Stamp, hint: &Hint, look: &mut Look) {
+        let before = self.known.get(path).copied();
+        if before.is_some_and(|known| known.stamp == Some(stamp) && !known.emptied) && !hint.names(path) {
+            return;
+        }
+        match read(path, self.rules.options.bytes_max) {
+            Ok(bytes) => self.contents(path, stamp, &bytes, before, look),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => look.again = true,
+            Err(error) => self.refuse(path, &error.to_string(), look),
+        }
+    }
+
+    fn contents(&mut self, path: &Path, stamp: Stamp, bytes: &[u8], before: Option<Known>, look: &mut Look) {
+        let now = Known { stamp: Some(stamp), digest: Sha256::digest(bytes).into(), emptied: false };
+        if let Some(before) = before {
+            if before.digest == now.digest {
+                self.known.insert(path.to_owned(), now);
+                return;
+            }
+            if bytes.trim_ascii().is_empty() && !before.emptied {
+                self.known.insert(path.to_owned(), Known { emptied: true, ..before });
+                look.again = true;
+                return;
+            }
+        }
+        self.known.insert(path.to_owned(), now);
+        look.changes.push((path.to_owned(), declare(bytes, path, &self.rules)));
+    }
+
+    /// Tells that a file or folder is there and is not read; its resources stay.
+    fn refuse(&mut self, path: &Path, reason: &str, look: &mut Look) {
+        let now = Known { stamp: None, digest: Sha256::digest(reason).into(), emptied: false };
+        if self.known.insert(path.to_owned(), now).is_some_and(|before| before.digest == now.digest) {
+            return;
+        }
+        let problem = Problem::error(Place::file(path), "", reason);
+        look.changes.push((
+            path.to_owned(),
+            FileChange::Read { resources: Vec::new(), problems: vec![problem], refused: Vec::new(), complete: false },
+        ));
+    }
+
+    fn forget_gone(&mut self, found: &Found, look: &mut Look) {
+        let stays = |path: &PathBuf| found.files.contains_key(path) || found.unread.keys().any(|unread| path.starts_with(unread));
+        let gone: Vec<PathBuf> = self.known.keys().filter(|path| !stays(path)).cloned().collect();
+        for path in gone {
+            self.known.remove(&path);
+            look.changes.push((path, FileChange::Gone));
+        }
+    }
+
+    fn tell_missing(&mut self, found: &Found) {
+        for folder in found.missing.difference(&self.missing) {
+            tracing::warn!(folder = %folder.display(), "the watched folder does not exist; it is read once it is made");
+        }
+        self.missing.clone_from(&found.missing);
+    }
+}
+
+/// At most one byte more than the bound, which is enough to tell that it is kept or not.
+fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,243 @@
+//! From a revision's spec to a model that answers: fetch, load, warm up beside the old revision, swap the
+//! route, drain the old one. A failure on the way changes the status, never the route of what serves.
+
+use super::mind::Mind;
+use super::model_files::ModelFiles;
+use super::queue::Outcome;
+use super::services::{Running, route_of};
+use super::status::Stage;
+use super::warm_up::warm_up;
+use crate::api::ResourceKey;
+use crate::api::status::{FailureInfo, FailureReason};
+use crate::engine::{LoadError, LoadOptions, LoadedModel};
+use crate::pool::{ModelHandle, PoolOptions};
+use crate::resolve::revision::{RevisionName, RevisionSpec};
+use crate::resolve::storage_uri::StorageUri;
+use crate::router::Target;
+use crate::storage::{ModelDir, Progress, StorageError};
+use crate::store::{Stored, rfc3339};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// A model file written less than this ago may be half-written: a running revision waits for it.
+const QUIET: Duration = Duration::from_millis(200);
+/// Between two reports of a download's progress.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// One revision on its way.
+pub(super) struct Rollout {
+    pub(super) mind: Arc<Mind>,
+    pub(super) key: ResourceKey,
+    pub(super) stored: Arc<Stored>,
+    pub(super) spec: RevisionSpec,
+    /// Cancelled when there is something newer to do for this service.
+    pub(super) superseded: CancellationToken,
+}
+
+/// Why a revision did not come to serve.
+enum Stop {
+    /// Something newer is to be done; nothing is said of this try.
+    Superseded,
+    Failed {
+        message: String,
+        may_pass: bool,
+    },
+}
+
+impl Rollout {
+    /// Brings the service to the spec, and says how it went in its status.
+    pub(super) async fn run(self) -> Outcome {
+        if let Some(outcome) = self.already_running().await {
+            return outcome;
+        }
+        let name = self.mind.services.with(&self.key, |service| service.attempt_for(&self.spec));
+        self.say(Stage::Pending);
+        match self.bring_up(&name).await {
+            Ok(()) => Outcome::Done,
+            Err(Stop::Superseded) => Outcome::Done,
+            Err(Stop::Failed { message, may_pass }) => self.failed(&name, message, may_pass),
+        }
+    }
+
+    /// Whether what runs is what is asked for, down to the model's files.
+    async fn already_running(&self) -> Option<Outcome> {
+        let running = self.mind.services.with(&self.key, |service| service.running.clone())?;
+        if running.spec != self.spec {
+            return None;
+        }
+        let files = files_at(running.model.path().to_owned()).await;
+        if files == running.files {
+            self.mind.services.with_route(&self.key, |service| {
+                service.attempt = None;
+                service.route = Some(route_of(&running.spec, Target::Ready(running.handle.clone())));
+            });
+            self.say(Stage::Serving);
+            return Some(Outcome::Done);
+        }
+        files.is_fresh(QUIET, SystemTime::now()).then_some(Outcome::After(QUIET))
+    }
+
+    async fn bring_up(&self, name: &RevisionName) -> Result<(), Stop> {
+        let began = Instant::now();
+        let (model_dir, files) = self.fetch().await?;
+        self.say(Stage::Loading("loading the model".to_owned()));
+        let model = self.load(model_dir.path()).await?;
+        let handle = ModelHandle::start(model, self.pool_options(name));
+        let deadline = Instant::now() + Duration::from_secs(self.spec.timeout_s);
+        tokio::select! {
+            () = self.superseded.cancelled() => return Err(Stop::Superseded),
+            () = warm_up(&handle, deadline) => {}
+        }
+        self.swap(Running { name: name.clone(), spec: self.spec.clone(), files, handle, model: model_dir });
+        self.say(Stage::Serving);
+        self.mind.ready_report(&self.key, name, began.elapsed());
+        Ok(())
+    }
+
+    async fn fetch(&self) -> Result<(ModelDir, ModelFiles), Stop> {
+        let Some(uri) = &self.spec.storage else {
+            return Err(Stop::Failed {
+                message: format!("the `{}` engine needs a model: no `storageUri`", self.spec.engine),
+                may_pass: false,
+            });
+        };
+        if let StorageUri::Local(path) = uri {
+            self.watch_files(path.clone()).await;
+        }
+        self.say(Stage::Loading("fetching the model".to_owned()));
+        let report = self.progress_report();
+        let fetched = tokio::select! {
+            () = self.superseded.cancelled() => return Err(Stop::Superseded),
+            fetched = self.mind.storage.fetch(uri, &report) => fetched,
+        };
+        let model =
+            fetched.map_err(|error| Stop::Failed { may_pass: matches!(error, StorageError::MayPass(_)), message: error.to_string() })?;
+        let files = match uri {
+            StorageUri::Local(_) | StorageUri::Pvc { .. } => self.watch_files(model.path().to_owned()).await,
+            _ => files_at(model.path().to_owned()).await,
+        };
+        Ok((model, files))
+    }
+
+    /// Remembers what the files are before they are read, so that a change from now on is seen.
+    async fn watch_files(&self, path: PathBuf) -> ModelFiles {
+        let files = files_at(path.clone()).await;
+        self.mind.services.with(&self.key, |service| service.watched = Some((path, files)));
+        files
+    }
+
+    fn progress_report(&self) -> impl Fn(Progress) + Send + Sync + '_ {
+        let told = Mutex::new(Instant::now());
+        move |progress| {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() >= REPORT_EVERY {
+                *told = Instant::now();
+                self.say(Stage::Loading(progress_sentence(progress)));
+            }
+        }
+    }
+
+    /// Loads on a thread that may wait. A load cannot be stopped half-way: when it is superseded, its result
+    /// is dropped once it is there.
+    async fn load(&self, model: &Path) -> Result<Arc<dyn LoadedModel>, Stop> {
+        let Some(engine) = self.mind.engines.get(&self.spec.engine).cloned() else {
+            let known = self.mind.engines.names().collect::<Vec<_>>().join("`, `");
+            return Err(Stop::Failed { message: format!("no engine `{}` here; there is `{known}`", self.spec.engine), may_pass: false });
+        };
+        let permit = tokio::select! {
+            () = self.superseded.cancelled() => return Err(Stop::Superseded),
+            permit = Arc::clone(&self.mind.loads).acquire_owned() => permit,
+        };
+        let options = LoadOptions { args: self.spec.args.clone(), env: self.spec.env.clone(), ..LoadOptions::default() };
+        let (path, span) = (model.to_owned(), tracing::info_span!("load", service = %self.key, engine = %self.spec.engine));
+        let loading = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            span.in_scope(|| engine.load(&path, &options))
+        });
+        let loaded = tokio::select! {
+            () = self.superseded.cancelled() => return Err(Stop::Superseded),
+            loaded = loading => loaded,
+        };
+        match loaded {
+            Ok(Ok(model)) => Ok(model),
+            Ok(Err(error @ (LoadError::EngineUnavailable(_) | LoadError::InvalidModel(_)))) => {
+                Err(Stop::Failed { message: error.to_string(), may_pass: false })
+            }
+            Err(error) => Err(Stop::Failed { message: format!("the engine failed hard while loading: {error}"), may_pass: false }),
+        }
+    }
+
+    fn pool_options(&self, name: &RevisionName) -> PoolOptions {
+        let config = &self.mind.config;
+        let by_cpu = self.spec.cpu_limit_millis.map_or(usize::MAX, |millis| to_usize(millis.div_ceil(1000)));
+        let by_concurrency = if self.spec.container_concurrency == 0 { usize::MAX } else { to_usize(self.spec.container_concurrency) };
+        PoolOptions {
+            model: self.spec.model_name.clone(),
+            revision: name.to_string(),
+            workers_max: config.workers_max.min(by_cpu).min(by_concurrency).max(1),
+            queue_max: config.queue_max,
+            worker_idle_s: config.worker_idle_s,
+        }
+    }
+
+    fn swap(&self, running: Running) {
+        // Swap before drain: a request that reads the table now must find the new pool.
+        let old = self.mind.services.with_route(&self.key, |service| service.replace(running));
+        if let Some(old) = old {
+            self.mind.drain(old);
+        }
+    }
+
+    fn failed(&self, name: &RevisionName, message: String, may_pass: bool) -> Outcome {
+        let failure = FailureInfo {
+            location: self.stored.place.to_string(),
+            reason: Some(FailureReason::ModelLoadFailed),
+            message,
+            model_revision_name: name.to_string(),
+            time: Some(rfc3339(SystemTime::now())),
+            exit_code: None,
+        };
+        let stays = self.mind.services.with_route(&self.key, |service| {
+            service.last_failure = Some(failure.clone());
+            if service.running.is_none() {
+                service.route = Some(route_of(&self.spec, Target::NotReady(failure.message.clone())));
+            }
+            service.running.as_ref().map(|running| running.name.to_string())
+        });
+        tracing::warn!(service = %self.key, revision = %name, still_serving = stays, error = %failure.message, "the model did not load");
+        self.say(Stage::Failed(failure));
+        if may_pass { Outcome::Retry } else { Outcome::Done }
+    }
+
+    fn say(&self, stage: Stage) {
+        let idle = matches!(stage, Stage::Pending | Stage::Loading(_));
+        if idle && !self.superseded.is_cancelled() {
+            self.mind.services.with_route(&self.key, |service| {
+                if service.running.is_none() {
+                    service.route = Some(route_of(&self.spec, Target::NotReady("It is being loaded.".to_owned())));
+                }
+            });
+        }
+        self.mind.say(&self.key, &self.stored, stage, Some(&self.spec.runtime));
+    }
+}
+
+fn progress_sentence(progress: Progress) -> String {
+    let mebibytes = |bytes: u64| bytes >> 20;
+    match progress.bytes_total {
+        Some(total) => format!("fetching the model: {} of {} MiB", mebibytes(progress.bytes_done), mebibytes(total)),
+        None => format!("fetching the model: {} MiB", mebibytes(progress.bytes_done)),
+    }
+}
+
+async fn files_at(path: PathBuf) -> ModelFiles {
+    let looking = tokio::task::spawn_blocking(move || ModelFiles::at(&path));
+    looking.await.expect("looking at files ends because it does not panic and is never aborted")
+}
+
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,156 @@
+//! What runs: every service's revision, the newest attempt, and the routes to them.
+//!
+//! Only reconciling changes a service's entry, and a key is reconciled by one task at a time. The lock is
+//! held for a moment and never across a wait.
+
+use super::model_files::ModelFiles;
+use crate::api::ResourceKey;
+use crate::api::status::FailureInfo;
+use crate::inference::InferenceError;
+use crate::pool::ModelHandle;
+use crate::resolve::revision::{RevisionName, RevisionSpec};
+use crate::router::{Route, RouteTable, Router, Target};
+use crate::storage::ModelDir;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// A revision that answers requests.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) name: RevisionName,
+    pub(super) spec: RevisionSpec,
+    /// The model's files when they were loaded.
+    pub(super) files: ModelFiles,
+    pub(super) handle: ModelHandle,
+    /// Kept as long as the revision runs.
+    pub(super) model: ModelDir,
+}
+
+/// A revision that was made and does not serve (yet).
+#[derive(Debug, Clone)]
+pub(super) struct Attempt {
+    pub(super) name: RevisionName,
+    pub(super) spec: RevisionSpec,
+}
+
+/// One service.
+#[derive(Debug, Default)]
+pub(super) struct Service {
+    pub(super) running: Option<Running>,
+    pub(super) attempt: Option<Attempt>,
+    /// The revision that served before the one that does.
+    pub(super) previous: Option<RevisionName>,
+    /// The highest number given to a revision.
+    pub(super) number: u64,
+    pub(super) last_failure: Option<FailureInfo>,
+    /// Files to look at every so often: when they change, the service is reconciled.
+    pub(super) watched: Option<(PathBuf, ModelFiles)>,
+    /// Unloaded by a client when the resource had this generation; a later one loads it again.
+    pub(super) unloaded: Option<u64>,
+    /// Clients that wait for the end of the next reconcile.
+    pub(super) waiting: Vec<oneshot::Sender<Result<(), InferenceError>>>,
+    pub(super) route: Option<Route>,
+}
+
+impl Service {
+    /// The revision for this spec: the one that was tried before, or the next number.
+    pub(super) fn attempt_for(&mut self, spec: &RevisionSpec) -> RevisionName {
+        if let Some(attempt) = self.attempt.as_ref().filter(|attempt| attempt.spec == *spec) {
+            return attempt.name.clone();
+        }
+        self.number += 1;
+        let name = RevisionName { component: format!("{}-predictor", spec.service), number: self.number };
+        self.attempt = Some(Attempt { name: name.clone(), spec: spec.clone() });
+        name
+    }
+
+    /// Puts a warmed revision in the place of the one that runs, which is returned.
+    pub(super) fn replace(&mut self, running: Running) -> Option<Running> {
+        self.attempt = None;
+        self.route = Some(route_of(&running.spec, Target::Ready(running.handle.clone())));
+        let old = self.running.replace(running);
+        self.previous = old.as_ref().map(|old| old.name.clone()).or_else(|| self.previous.take());
+        old
+    }
+}
+
+/// The route of a service whose spec is known.
+pub(super) fn route_of(spec: &RevisionSpec, target: Target) -> Route {
+    Route {
+        namespace: spec.namespace.clone(),
+        service: spec.service.clone(),
+        model_name: spec.model_name.as_str().into(),
+        timeout_s: spec.timeout_s,
+        target,
+    }
+}
+
+/// The route of a service without a spec that could run: known by its own name, not serving.
+pub(super) fn idle_route(key: &ResourceKey, reason: &str) -> Route {
+    Route {
+        namespace: key.namespace.clone(),
+        service: key.name.clone(),
+        model_name: key.name.as_str().into(),
+        timeout_s: 0,
+        target: Target::NotReady(reason.to_owned()),
+    }
+}
+
+/// All services, and the route table made of them.
+#[derive(Debug)]
+pub(super) struct Services {
+    default_namespace: String,
+    router: Router,
+    all: Mutex<BTreeMap<ResourceKey, Service>>,
+}
+
+impl Services {
+    /// None yet.
+    pub(super) fn new(default_namespace: String, router: Router) -> Self {
+        Self { default_namespace, router, all: Mutex::default() }
+    }
+
+    /// Looks at or changes one service; makes its entry when there is none.
+    pub(super) fn with<T>(&self, key: &ResourceKey, act: impl FnOnce(&mut Service) -> T) -> T {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        act(all.entry(key.clone()).or_default())
+    }
+
+    /// The same, and puts a new route table in place before it returns.
+    pub(super) fn with_route<T>(&self, key: &ResourceKey, act: impl FnOnce(&mut Service) -> T) -> T {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = act(all.entry(key.clone()).or_default());
+        self.publish(&all);
+        result
+    }
+
+    /// Takes a service and its route away.
+    pub(super) fn remove(&self, key: &ResourceKey) -> Option<Service> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = all.remove(key);
+        self.publish(&all);
+        removed
+    }
+
+    /// Takes everything away: no route answers any more.
+    pub(super) fn clear(&self) -> Vec<Service> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let services = std::mem::take(&mut *all);
+        self.publish(&all);
+        services.into_values().collect()
+    }
+
+    /// The files to look at, by service.
+    pub(super) fn watched(&self) -> Vec<(ResourceKey, PathBuf, ModelFiles)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let watched = |(key, service): (&ResourceKey, &Service)| service.watched.clone().map(|(path, files)| (key.clone(), path, files));
+        all.iter().filter_map(watched).collect()
+    }
+
+    fn publish(&self, all: &BTreeMap<ResourceKey, Service>) {
+        let routes = all.values().filter_map(|service| service.route.clone());
+        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes));
+    }
+}

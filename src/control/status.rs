@@ -1,0 +1,361 @@
+//! From facts to KServe's status: a pure function from what is observed to what a user reads.
+
+use crate::api::ResourceKey;
+use crate::api::deployment_mode::DeploymentMode;
+use crate::api::status::{
+    Address, ComponentStatus, Condition, ConditionStatus, FailureInfo, InferenceServiceStatus, ModelCopies, ModelState, ModelStates,
+    ModelStatus, TrafficTarget, TransitionStatus, condition,
+};
+use crate::resolve::revision::RuntimeRef;
+use crate::store::rfc3339;
+use std::time::SystemTime;
+
+/// Conditions of our own, beside KServe's; they never decide `Ready`.
+///
+/// What the file says now could not be taken over: it is broken, or another file has the name.
+pub(super) const MANIFEST_ACCEPTED: &str = "ManifestAccepted";
+/// Parts of the spec that are understood and not served yet.
+pub(super) const NOT_YET_SERVED: &str = "NotYetServed";
+
+/// How far the newest spec of a service is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Stage {
+    /// Waits for its turn.
+    Pending,
+    /// Is fetched, loaded or warmed up; with a sentence for people.
+    Loading(String),
+    /// Serves.
+    Serving,
+    /// Could not be fetched or loaded.
+    Failed(FailureInfo),
+    /// Cannot be served as it stands.
+    Invalid(FailureInfo),
+    /// Stopped by annotation.
+    Stopped,
+    /// Unloaded by a client through the model repository.
+    Unloaded,
+}
+
+/// What is observed of one service.
+#[derive(Debug, Clone)]
+pub(super) struct Facts<'a> {
+    pub(super) key: &'a ResourceKey,
+    pub(super) generation: u64,
+    pub(super) mode: DeploymentMode,
+    pub(super) domain: &'a str,
+    /// Whether labels keep the service inside the cluster.
+    pub(super) cluster_local: bool,
+    pub(super) stage: Stage,
+    pub(super) runtime: Option<&'a RuntimeRef>,
+    /// The revision that answers, of this spec or of an earlier one.
+    pub(super) serving: Option<String>,
+    /// The newest revision, ready or not.
+    pub(super) created: Option<String>,
+    /// The revision that answered before the one that does.
+    pub(super) previous: Option<String>,
+    pub(super) last_failure: Option<FailureInfo>,
+    /// Why what the file says now was not taken over.
+    pub(super) manifest_problem: Option<String>,
+    /// Parts of the spec that are not served yet.
+    pub(super) not_yet_served: Option<String>,
+}
+
+/// The status of a service; transition times of conditions that did not change are taken from `before`.
+pub(super) fn status_of(facts: &Facts<'_>, before: Option<&InferenceServiceStatus>, now: SystemTime) -> InferenceServiceStatus {
+    let mut conditions = conditions(facts);
+    keep_transition_times(&mut conditions, before, now);
+    let mut status = InferenceServiceStatus {
+        observed_generation: i64::try_from(facts.generation).unwrap_or(i64::MAX),
+        conditions,
+        deployment_mode: facts.mode.name().to_owned(),
+        ..InferenceServiceStatus::default()
+    };
+    if facts.stage == Stage::Stopped {
+        return status;
+    }
+    status.model_status = model_status(facts);
+    if let Some(runtime) = facts.runtime {
+        let name = if runtime.cluster { &mut status.cluster_serving_runtime_name } else { &mut status.serving_runtime_name };
+        name.clone_from(&runtime.name);
+    }
+    if facts.serving.is_some() {
+        status.url = Some(url(facts, &facts.key.name));
+        status.address = Some(address(facts, if facts.mode == DeploymentMode::Knative { "" } else { "-predictor" }));
+    }
+    if facts.serving.is_some() || facts.created.is_some() {
+        status.components.insert("predictor".to_owned(), predictor(facts));
+    }
+    status
+}
+
+/// The host under which KServe would answer: `iris.default.example.com`, in Standard mode `iris-default.example.com`.
+fn host(facts: &Facts<'_>, name: &str) -> String {
+    let separator = if facts.mode == DeploymentMode::Knative { '.' } else { '-' };
+    format!("{name}{separator}{}.{}", facts.key.namespace, facts.domain)
+}
+
+fn url(facts: &Facts<'_>, name: &str) -> String {
+    if facts.cluster_local {
+        return format!("http://{name}.{}.svc.cluster.local", facts.key.namespace);
+    }
+    format!("http://{}", host(facts, name))
+}
+
+fn address(facts: &Facts<'_>, suffix: &str) -> Address {
+    Address { url: Some(format!("http://{}{suffix}.{}.svc.cluster.local", facts.key.name, facts.key.namespace)) }
+}
+
+fn predictor(facts: &Facts<'_>) -> ComponentStatus {
+    let mut component = ComponentStatus::default();
+    if facts.serving.is_some() {
+        component.url = Some(url(facts, &format!("{}-predictor", facts.key.name)));
+        component.address = Some(address(facts, "-predictor"));
+    }
+    if facts.mode == DeploymentMode::Standard {
+        return component;
+    }
+    component.latest_created_revision = facts.created.clone().unwrap_or_default();
+    component.previous_rolledout_revision = facts.previous.clone().unwrap_or_default();
+    if let Some(serving) = &facts.serving {
+        component.latest_ready_revision.clone_from(serving);
+        component.latest_rolledout_revision.clone_from(serving);
+        component.traffic = vec![TrafficTarget {
+            revision_name: serving.clone(),
+            latest_revision: Some(true),
+            percent: Some(100),
+            ..TrafficTarget::default()
+        }];
+    }
+    component
+}
+
+fn model_status(facts: &Facts<'_>) -> ModelStatus {
+    let (transition_status, target_model_state) = match &facts.stage {
+        Stage::Pending | Stage::Stopped => (TransitionStatus::InProgress, ModelState::Pending),
+        Stage::Loading(_) => (TransitionStatus::InProgress, ModelState::Loading),
+        Stage::Serving => (TransitionStatus::UpToDate, ModelState::Loaded),
+        Stage::Failed(_) => (TransitionStatus::BlockedByFailedLoad, ModelState::FailedToLoad),
+        Stage::Invalid(_) => (TransitionStatus::InvalidSpec, ModelState::FailedToLoad),
+        Stage::Unloaded => (TransitionStatus::UpToDate, ModelState::Standby),
+    };
+    let active_model_state = if facts.serving.is_some() { ModelState::Loaded } else { ModelState::Pending };
+    let failed = matches!(facts.stage, Stage::Failed(_));
+    ModelStatus {
+        transition_status,
+        states: Some(ModelStates { active_model_state, target_model_state }),
+        last_failure_info: facts.last_failure.clone(),
+        copies: Some(ModelCopies { failed_copies: i32::from(failed), total_copies: Some(i32::from(facts.serving.is_some())) }),
+    }
+}
+
+/// All conditions by type, as Knative sorts them.
+fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
+    let newest = newest(facts);
+    let route = if facts.serving.is_some() { holds() } else { Fact { ..newest.clone() } };
+    let predictor = match facts.mode {
+        DeploymentMode::Standard if facts.serving.is_some() && !matches!(facts.stage, Stage::Invalid(_)) => holds(),
+        _ => newest.clone(),
+    };
+    let mut all = vec![
+        deciding(condition::INGRESS_READY, &route),
+        deciding(condition::PREDICTOR_READY, &predictor),
+        deciding(condition::READY, &both(&predictor, &route)),
+        informing(condition::STOPPED, &stopped(facts)),
+    ];
+    if facts.mode == DeploymentMode::Knative {
+        let sum = |fact: &Fact, of: &str| {
+            if fact.status == ConditionStatus::True { holds() } else { Fact { reason: format!("{of} not ready"), ..fact.clone() } }
+        };
+        all.push(informing(condition::PREDICTOR_CONFIGURATION_READY, &newest));
+        all.push(informing(condition::PREDICTOR_ROUTE_READY, &route));
+        all.push(informing(condition::ROUTES_READY, &sum(&route, condition::PREDICTOR_ROUTE_READY)));
+        all.push(informing(condition::LATEST_DEPLOYMENT_READY, &sum(&newest, condition::PREDICTOR_CONFIGURATION_READY)));
+    }
+    if let Some(problem) = &facts.manifest_problem {
+        all.push(informing(MANIFEST_ACCEPTED, &fails("ManifestProblem", problem)));
+    }
+    if let Some(parts) = &facts.not_yet_served {
+        all.push(informing(
+            NOT_YET_SERVED,
+            &Fact { status: ConditionStatus::True, reason: "NotYetServed".to_owned(), message: parts.clone() },
+        ));
+    }
+    all.sort_by(|a, b| a.kind.cmp(&b.kind));
+    all
+}
+
+/// Whether something holds, with the reason when it does not.
+#[derive(Debug, Clone)]
+struct Fact {
+    status: ConditionStatus,
+    reason: String,
+    message: String,
+}
+
+fn holds() -> Fact {
+    Fact { status: ConditionStatus::True, reason: String::new(), message: String::new() }
+}
+
+fn fails(reason: &str, message: &str) -> Fact {
+    Fact { status: ConditionStatus::False, reason: reason.to_owned(), message: message.to_owned() }
+}
+
+fn unknown(reason: &str, message: &str) -> Fact {
+    Fact { status: ConditionStatus::Unknown, reason: reason.to_owned(), message: message.to_owned() }
+}
+
+/// Whether the newest spec is ready.
+fn newest(facts: &Facts<'_>) -> Fact {
+    match &facts.stage {
+        Stage::Pending => unknown("Pending", "waiting to be loaded"),
+        Stage::Loading(what) => unknown("Loading", what),
+        Stage::Serving => holds(),
+        Stage::Failed(failure) => fails(&failure.reason.map(|reason| reason.to_string()).unwrap_or_default(), &failure.message),
+        Stage::Invalid(failure) => fails("ReconcileFailed", &failure.message),
+        Stage::Stopped => fails("Stopped", "stopped by the annotation `serving.kserve.io/stop`"),
+        Stage::Unloaded => fails("Unloaded", "unloaded through the model repository; load it there, or change its file"),
+    }
+}
+
+fn stopped(facts: &Facts<'_>) -> Fact {
+    if facts.stage == Stage::Stopped {
+        return Fact { status: ConditionStatus::True, ..newest(facts) };
+    }
+    fails("", "")
+}
+
+/// The first one that does not hold, `False` before `Unknown`.
+fn both(predictor: &Fact, route: &Fact) -> Fact {
+    let of = |status| [predictor, route].into_iter().find(|fact| fact.status == status);
+    of(ConditionStatus::False).or_else(|| of(ConditionStatus::Unknown)).cloned().unwrap_or_else(holds)
+}
+
+fn deciding(kind: &str, fact: &Fact) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        status: fact.status,
+        reason: fact.reason.clone(),
+        message: fact.message.clone(),
+        ..Condition::default()
+    }
+}
+
+fn informing(kind: &str, fact: &Fact) -> Condition {
+    Condition { severity: "Info".to_owned(), ..deciding(kind, fact) }
+}
+
+fn keep_transition_times(conditions: &mut [Condition], before: Option<&InferenceServiceStatus>, now: SystemTime) {
+    for condition in conditions {
+        let old = before.and_then(|before| before.condition(&condition.kind)).filter(|old| old.status == condition.status);
+        condition.last_transition_time = old.and_then(|old| old.last_transition_time.clone()).or_else(|| Some(rfc3339(now)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Kind;
+    use crate::api::status::FailureReason;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn check(mode: DeploymentMode, stage: Stage, serving: Option<&str>) -> InferenceServiceStatus {
+        let key = ResourceKey { kind: Kind::InferenceService, namespace: "default".to_owned(), name: "iris".to_owned() };
+        let runtime = RuntimeRef { name: "kserve-onnx".to_owned(), cluster: true };
+        let facts = Facts {
+            key: &key,
+            generation: 3,
+            mode,
+            domain: "example.com",
+            cluster_local: false,
+            stage,
+            runtime: Some(&runtime),
+            serving: serving.map(str::to_owned),
+            created: Some("iris-predictor-00002".to_owned()),
+            previous: None,
+            last_failure: None,
+            manifest_problem: None,
+            not_yet_served: None,
+        };
+        status_of(&facts, None, UNIX_EPOCH)
+    }
+
+    fn failure() -> FailureInfo {
+        FailureInfo { reason: Some(FailureReason::ModelLoadFailed), message: "no such file".to_owned(), ..FailureInfo::default() }
+    }
+
+    fn conditions(status: &InferenceServiceStatus) -> String {
+        status.conditions.iter().map(|condition| format!("{}={}", condition.kind, condition.status)).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_serving_service_has_kserves_conditions_and_addresses() {
+        let status = check(DeploymentMode::Knative, Stage::Serving, Some("iris-predictor-00002"));
+        assert_eq!(
+            conditions(&status),
+            "IngressReady=True LatestDeploymentReady=True PredictorConfigurationReady=True PredictorReady=True PredictorRouteReady=True \
+             Ready=True RoutesReady=True Stopped=False"
+        );
+        assert_eq!(status.url.as_deref(), Some("http://iris.default.example.com"));
+        assert_eq!(status.address.unwrap().url.as_deref(), Some("http://iris.default.svc.cluster.local"));
+        let predictor = &status.components["predictor"];
+        assert_eq!(predictor.url.as_deref(), Some("http://iris-predictor.default.example.com"));
+        assert_eq!(predictor.traffic[0].revision_name, "iris-predictor-00002");
+        assert_eq!(status.cluster_serving_runtime_name, "kserve-onnx");
+        assert_eq!(status.model_status.states.unwrap().target_model_state, ModelState::Loaded);
+    }
+
+    #[test]
+    fn standard_mode_has_its_own_hosts_and_no_revisions() {
+        let status = check(DeploymentMode::Standard, Stage::Serving, Some("iris-predictor-00002"));
+        assert_eq!(conditions(&status), "IngressReady=True PredictorReady=True Ready=True Stopped=False");
+        assert_eq!(status.url.as_deref(), Some("http://iris-default.example.com"));
+        assert_eq!(status.address.unwrap().url.as_deref(), Some("http://iris-predictor.default.svc.cluster.local"));
+        assert_eq!(status.components["predictor"].latest_created_revision, "");
+    }
+
+    #[test]
+    fn a_failed_load_with_an_old_revision_is_blocked_and_names_both_revisions() {
+        let status = check(DeploymentMode::Knative, Stage::Failed(failure()), Some("iris-predictor-00001"));
+        assert_eq!(status.model_status.transition_status, TransitionStatus::BlockedByFailedLoad);
+        assert_eq!(
+            status.model_status.states,
+            Some(ModelStates { active_model_state: ModelState::Loaded, target_model_state: ModelState::FailedToLoad })
+        );
+        assert_eq!(status.components["predictor"].latest_ready_revision, "iris-predictor-00001");
+        assert_eq!(status.components["predictor"].latest_created_revision, "iris-predictor-00002");
+        assert_eq!(status.condition(condition::PREDICTOR_READY).unwrap().message, "no such file");
+        assert!(!status.is_ready());
+        assert_eq!(status.condition(condition::INGRESS_READY).unwrap().status, ConditionStatus::True);
+        assert!(
+            check(DeploymentMode::Standard, Stage::Failed(failure()), Some("iris-predictor-00001")).is_ready(),
+            "a deployment stays available"
+        );
+    }
+
+    #[test]
+    fn an_invalid_spec_is_a_failed_reconcile() {
+        let status = check(DeploymentMode::Knative, Stage::Invalid(failure()), None);
+        assert_eq!(status.model_status.transition_status, TransitionStatus::InvalidSpec);
+        assert_eq!(status.condition(condition::PREDICTOR_READY).unwrap().reason, "ReconcileFailed");
+        assert!(status.url.is_none());
+    }
+
+    #[test]
+    fn a_stopped_service_has_little_to_say() {
+        let status = check(DeploymentMode::Knative, Stage::Stopped, None);
+        assert_eq!(status.condition(condition::STOPPED).unwrap().status, ConditionStatus::True);
+        assert_eq!(status.condition(condition::READY).unwrap().reason, "Stopped");
+        assert!(status.components.is_empty() && status.model_status == ModelStatus::default());
+    }
+
+    #[test]
+    fn transition_times_stay_until_the_status_of_the_condition_changes() {
+        let mut conditions = vec![deciding(condition::READY, &holds()), deciding(condition::PREDICTOR_READY, &fails("", ""))];
+        keep_transition_times(&mut conditions, None, UNIX_EPOCH);
+        let before = InferenceServiceStatus { conditions: conditions.clone(), ..InferenceServiceStatus::default() };
+        conditions[1].status = ConditionStatus::True;
+        keep_transition_times(&mut conditions, Some(&before), UNIX_EPOCH + Duration::from_secs(60));
+        assert_eq!(conditions[0].last_transition_time.as_deref(), Some("1970-01-01T00:00:00Z"));
+        assert_eq!(conditions[1].last_transition_time.as_deref(), Some("1970-01-01T00:01:00Z"));
+    }
+}
