@@ -10,6 +10,7 @@ mod get;
 mod infer;
 mod kind;
 mod npy;
+mod serve;
 mod settings;
 mod table;
 
@@ -31,6 +32,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch folders and serve their models.
+    Serve(serve::Arguments),
     /// List resources of a running daemon.
     Get(get::Arguments),
     /// Show one resource in full: conditions, revisions, mistakes.
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout();
     match command {
+        Command::Serve(arguments) => serve::run(arguments),
         Command::Get(arguments) => client::block_on(get::run(&arguments, out)),
         Command::Describe(arguments) => client::block_on(describe::run(&arguments, out)),
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),

@@ -1,1 +1,237 @@
-//! To be written.
+//! The daemon: the one place where everything is built, started, and taken down in order.
+
+mod banner;
+mod example;
+mod ports;
+
+use crate::api::deployment_mode::DeploymentMode;
+use crate::config::{self, Config};
+use crate::control::{self, Control};
+use crate::engine::EngineRegistry;
+use crate::engine::onnx::OnnxLoader;
+use crate::protocol::{self, ApiKey, Doors, OpenDoors, kube};
+use crate::router::{Repository, Router};
+use crate::shutdown::{Shutdown, Signals};
+use crate::storage::Storage;
+use crate::telemetry::{self, Metrics};
+use anyhow::Context;
+use banner::Banner;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Between foldings of histograms nobody asked for, so that they stay small.
+const METRICS_FOLD: Duration = Duration::from_secs(5);
+
+/// Serves until a signal asks for the end; the process's exit code.
+///
+/// `ports_file` gets `{"http": N, "grpc": N}` once both doors listen.
+///
+/// # Errors
+/// What keeps the daemon from starting: a door that cannot be bound, a missing key.
+pub async fn run(config: Config, ports_file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let signals = Signals::catch().context("cannot catch signals")?;
+    let metrics = telemetry::install_metrics()?;
+    let (trigger, shutdown) = Shutdown::new();
+    let server = Server::start(config, Some(metrics)).await?;
+    if let Some(path) = ports_file {
+        ports::write(&path, server.http, server.grpc).with_context(|| format!("cannot write the ports file `{}`", path.display()))?;
+    }
+    let rescan = server.rescan();
+    tokio::select! {
+        code = signals.run(&trigger, rescan) => Ok(code),
+        () = async { shutdown.asked().await; server.stop().await } => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// A running daemon. Dropping it closes its doors at once; [`Server::stop`] takes it down in order.
+#[derive(Debug)]
+pub struct Server {
+    http: SocketAddr,
+    grpc: SocketAddr,
+    control: Control,
+    ready: watch::Sender<bool>,
+    /// Ends watches, which would go on for ever.
+    ending: watch::Sender<bool>,
+    accepting: CancellationToken,
+    doors: JoinSet<()>,
+    errands: JoinSet<()>,
+    grace: Duration,
+}
+
+impl Server {
+    /// Binds both doors, starts to watch, and serves. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// An address that is taken or may not be bound without a key.
+    pub async fn start(config: Config, metrics: Option<Metrics>) -> anyhow::Result<Self> {
+        let doors_config = doors_config(&config)?;
+        protocol::check_bind(config.http.host, &doors_config)?;
+        let http = bind(SocketAddr::new(config.http.host, config.http.port), "http.port").await?;
+        let grpc = bind(SocketAddr::new(config.http.host, config.grpc.port), "grpc.port").await?;
+        let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
+        let onnx = OnnxLoader::new(config.onnx.clone());
+        let banner = Banner::new(&config, http_address, grpc_address);
+        banner.start(onnx.library_info());
+        let mut engines = EngineRegistry::default();
+        engines.add("onnx", Arc::new(onnx));
+        let (router, (repository, commands)) = (Router::default(), Repository::channel());
+        let storage = Storage::new(config.storage.clone());
+        let announce = Box::new(move |model: &control::ModelReady| banner.model_ready(model));
+        let control = Control::start(control_config(&config), engines, storage, (router.clone(), commands), announce);
+        let (ready, told) = watch::channel(false);
+        let mut errands = JoinSet::new();
+        errands.spawn(follow(control.ready(), ready.clone()));
+        let render: Arc<dyn Fn() -> String + Send + Sync> = match metrics {
+            Some(metrics) => {
+                errands.spawn(fold(metrics.clone()));
+                Arc::new(move || metrics.render())
+            }
+            None => Arc::new(String::new),
+        };
+        let (ending, ended) = watch::channel(false);
+        let kube = Some(kube::routes(control.reader(), ended));
+        let doors = Doors { router, ready: told, metrics: render, repository, kube, config: doors_config }.open();
+        let accepting = CancellationToken::new();
+        let doors = serve(doors, http, grpc, &accepting);
+        let grace = Duration::from_secs(config.shutdown.grace_s);
+        Ok(Self { http: http_address, grpc: grpc_address, control, ready, ending, accepting, doors, errands, grace })
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub const fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where gRPC is served.
+    #[must_use]
+    pub const fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// A reader of the store.
+    #[must_use]
+    pub fn reader(&self) -> crate::store::Reader {
+        self.control.reader()
+    }
+
+    /// True once every service found at start was tried.
+    #[must_use]
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// A letter to this sender reads the watched folders anew.
+    #[must_use]
+    pub fn rescan(&self) -> mpsc::Sender<()> {
+        self.control.rescan()
+    }
+
+    /// Takes everything down: not ready, no more changes, no more connections, requests in flight within the
+    /// grace period, then pools and weights.
+    pub async fn stop(mut self) {
+        self.errands.shutdown().await;
+        self.ready.send_replace(false);
+        self.control.stop().await;
+        self.ending.send_replace(true);
+        self.accepting.cancel();
+        let finished = async { while self.doors.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.grace, finished).await.is_err() {
+            tracing::warn!(
+                grace_s = self.grace.as_secs(),
+                "requests were still in flight after the grace period; their connections are closed"
+            );
+            self.doors.shutdown().await;
+        }
+        self.control.unload(self.grace).await;
+        tracing::info!("ended");
+    }
+}
+
+fn serve(doors: OpenDoors, http: TcpListener, grpc: TcpListener, accepting: &CancellationToken) -> JoinSet<()> {
+    let doors = Arc::new(doors);
+    let mut tasks = JoinSet::new();
+    tasks.spawn({
+        let (doors, accepting) = (Arc::clone(&doors), accepting.clone());
+        async move { tell("HTTP", doors.serve_http(http, accepting).await) }
+    });
+    let accepting = accepting.clone();
+    tasks.spawn(async move { tell("gRPC", doors.serve_grpc(grpc, accepting).await) });
+    tasks
+}
+
+fn tell(door: &str, ended: std::io::Result<()>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, door, "a door closed");
+    }
+}
+
+/// Passes the mind's readiness on, until the end begins.
+async fn follow(mut mind: watch::Receiver<bool>, ready: watch::Sender<bool>) {
+    while mind.wait_for(|open| *open).await.is_ok() {
+        ready.send_replace(true);
+        if mind.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn fold(metrics: Metrics) {
+    let mut tick = tokio::time::interval(METRICS_FOLD);
+    loop {
+        tick.tick().await;
+        metrics.fold();
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on `{address}`\nhint: another process may hold the port; set `{key}`, 0 takes a free one"))
+}
+
+fn doors_config(config: &Config) -> anyhow::Result<protocol::Config> {
+    let mut doors = config.protocol.clone();
+    if let Some(path) = &config.api_key_file {
+        let text = std::fs::read_to_string(path).with_context(|| format!("api_key_file: cannot read `{}`", path.display()))?;
+        let key = text.trim();
+        anyhow::ensure!(!key.is_empty(), "api_key_file: `{}` holds no key", path.display());
+        doors.api_key = Some(ApiKey::new(key));
+    }
+    Ok(doors)
+}
+
+fn control_config(config: &Config) -> control::Config {
+    let cores = available_parallelism().map_or(1, std::num::NonZero::get);
+    let or_cores = |count: usize| if count == 0 { cores } else { count };
+    control::Config {
+        folders: config.models.iter().chain(&config.runtimes).cloned().collect(),
+        default_namespace: config.default_namespace.clone(),
+        domain: config.protocol.default_domain.clone(),
+        deployment_mode: match config.deployment_mode {
+            config::DeploymentMode::Knative => DeploymentMode::Knative,
+            config::DeploymentMode::Standard => DeploymentMode::Standard,
+        },
+        debounce: Duration::from_millis(config.control.debounce_ms),
+        rescan: Duration::from_secs(config.control.rescan_s),
+        poll: Duration::from_secs(config.control.poll_s),
+        manifest_bytes_max: config.control.manifest_bytes_max,
+        manifests_max: config.control.manifests_max,
+        depth_max: config.control.folder_depth_max,
+        loads_max: or_cores(config.control.loads_max),
+        retry_first: Duration::from_millis(config.control.retry_first_ms),
+        retry_max: Duration::from_secs(config.control.retry_max_s),
+        drain: Duration::from_secs(config.control.drain_s),
+        workers_max: or_cores(config.pool.workers_max),
+        queue_max: config.pool.queue_max,
+        worker_idle_s: config.pool.worker_idle_s,
+    }
+}

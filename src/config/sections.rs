@@ -59,6 +59,12 @@ pub struct Control {
     pub debounce_ms: u64,
     /// Seconds between full readings of the folders, for file systems that tell nothing.
     pub rescan_s: u64,
+    /// Seconds between looks at folders where the system tells of no changes.
+    pub poll_s: u64,
+    /// Manifest files in all; more are left out, and a warning says so.
+    pub manifests_max: usize,
+    /// Folders below a watched one; deeper ones are not looked into.
+    pub folder_depth_max: usize,
     /// Bytes of one manifest; larger files are named and left out.
     pub manifest_bytes_max: u64,
     /// Services that are fetched and loaded at once; 0 is the number of cores.
@@ -73,7 +79,18 @@ pub struct Control {
 
 impl Default for Control {
     fn default() -> Self {
-        Self { debounce_ms: 50, rescan_s: 30, manifest_bytes_max: 4 << 20, loads_max: 0, retry_first_ms: 500, retry_max_s: 60, drain_s: 30 }
+        Self {
+            debounce_ms: 50,
+            rescan_s: 30,
+            poll_s: 2,
+            manifests_max: 50_000,
+            folder_depth_max: 16,
+            manifest_bytes_max: 4 << 20,
+            loads_max: 0,
+            retry_first_ms: 500,
+            retry_max_s: 60,
+            drain_s: 30,
+        }
     }
 }
 

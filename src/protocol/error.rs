@@ -82,7 +82,6 @@ impl Refusal {
         self.code
     }
 
-
     fn retry_after_s(&self) -> Option<u64> {
         // Whole seconds, at least one: 0 would invite a hot loop.
         self.retry_after.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))

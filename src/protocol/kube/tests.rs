@@ -42,7 +42,13 @@ impl Door {
             let resource = Resource::InferenceService(Box::new(service));
             let warning =
                 Problem::error(place.clone(), "spec.x", "unknown field").with_severity(Severity::Warning).about(Some(resource.key()));
-            Declared { defaulted: resource.clone(), resource, place: place.clone(), fields: FieldPlaces::default(), warnings: vec![warning] }
+            Declared {
+                defaulted: resource.clone(),
+                resource,
+                place: place.clone(),
+                fields: FieldPlaces::default(),
+                warnings: vec![warning],
+            }
         });
         let change = FileChange::Read { resources: declared.collect(), problems: Vec::new(), refused: Vec::new(), complete: true };
         self.writer.apply(vec![(file.into(), change)], SystemTime::UNIX_EPOCH);
