@@ -114,7 +114,9 @@ where
 
 fn framed(strings: &[Bytes]) -> Bytes {
     let mut data = Vec::with_capacity(strings.iter().map(|string| string.len() + 4).sum());
-    strings.iter().for_each(|string| push_element(&mut data, string));
+    for string in strings {
+        push_element(&mut data, string);
+    }
     data.into()
 }
 

@@ -37,10 +37,13 @@ fn read(body: &[u8], model: &ModelMetadata, limits: &Limits) -> Result<Vec<Tenso
         return Err(DecodeError::Refused(format!("expected an object with \"instances\" or \"inputs\", found {found}")));
     }
     let (mut inputs, mut instances) = (None, None);
-    scanner.members(|scanner, name| match name.as_ref() {
-        "inputs" => Ok(inputs = Some(values(scanner, "inputs", model, limits)?)),
-        "instances" if inputs.is_none() => Ok(instances = Some(values_or_skip(scanner, model, limits)?)),
-        _ => scanner.skip_value().map(drop),
+    scanner.members(|scanner, name| {
+        match name.as_ref() {
+            "inputs" => inputs = Some(values(scanner, "inputs", model, limits)?),
+            "instances" if inputs.is_none() => instances = Some(values_or_skip(scanner, model, limits)?),
+            _ => drop(scanner.skip_value()?),
+        }
+        Ok(())
     })?;
     scanner.end()?;
     let missing = || Err(DecodeError::Refused("the request has neither \"instances\" nor \"inputs\"".to_owned()));

@@ -6,7 +6,7 @@ use super::v2_binary::Blobs;
 use super::v2_json::{DataReader, TensorHead};
 use super::{DecodeError, Decoded, Limits, ReplyForm, check_unique};
 use crate::inference::{InferenceRequest, Parameter, Parameters, RequestedOutput};
-use crate::tensor::{DataType, Tensor};
+use crate::tensor::{DataType, Tensor, datatype::UnknownDataType};
 
 /// Reads the JSON of a request; tensors without `data` are taken from the blobs.
 pub(super) fn read(text: &[u8], blobs: &mut Blobs, model: &str, limits: &Limits) -> Result<Decoded, DecodeError> {
@@ -14,16 +14,19 @@ pub(super) fn read(text: &[u8], blobs: &mut Blobs, model: &str, limits: &Limits)
     let mut reader = DataReader { model, limits, bytes_left: limits.decoded_bytes_max };
     let mut request = InferenceRequest::default();
     let mut inputs = None;
-    expect(&mut scanner, b'{', "the request", "an object")?;
-    scanner.members(|scanner, name| match name.as_ref() {
-        "id" => Ok(request.id = optional(scanner, |scanner| string(scanner, "id"))?),
-        "parameters" => Ok(request.parameters = parameters(scanner, "parameters", limits)?),
-        "inputs" => Ok(inputs = Some(read_inputs(scanner, blobs, &mut reader)?)),
-        "outputs" => Ok(request.outputs = optional(scanner, |scanner| read_outputs(scanner, limits))?.unwrap_or_default()),
-        _ => scanner.skip_value().map(drop),
+    expect(&mut scanner, b'{', Place::of("the request"), "an object")?;
+    scanner.members(|scanner, name| {
+        match name.as_ref() {
+            "id" => request.id = optional(scanner, |scanner| string(scanner, Place::of("id")))?,
+            "parameters" => request.parameters = parameters(scanner, Place::of("parameters"), limits)?,
+            "inputs" => inputs = Some(read_inputs(scanner, blobs, &mut reader)?),
+            "outputs" => request.outputs = optional(scanner, |scanner| read_outputs(scanner, limits))?.unwrap_or_default(),
+            _ => drop(scanner.skip_value()?),
+        }
+        Ok(())
     })?;
     scanner.end()?;
-    request.inputs = inputs.ok_or_else(|| missing("", "inputs"))?;
+    request.inputs = inputs.ok_or_else(|| Place::of("inputs").problem("is missing"))?;
     check_unique("input", request.inputs.iter().map(|input| input.name().as_ref()))?;
     check_unique("requested output", request.outputs.iter().map(|output| output.name.as_str()))?;
     let reply = reply_form(&request);
@@ -41,6 +44,47 @@ fn reply_form(request: &InferenceRequest) -> ReplyForm {
     let binary: Vec<String> =
         request.outputs.iter().filter(|output| asks(&output.parameters, "binary_data")).map(|output| output.name.clone()).collect();
     if binary.is_empty() { ReplyForm::Text } else { ReplyForm::BinaryOnly(binary) }
+}
+
+/// A place in the request, put into words only when something is wrong there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    list: &'a str,
+    index: Option<usize>,
+    member: &'a str,
+}
+
+impl<'a> Place<'a> {
+    /// A member of the request itself.
+    pub(super) const fn of(member: &'a str) -> Self {
+        Self { list: member, index: None, member: "" }
+    }
+
+    /// An element of a list.
+    const fn item(list: &'a str, index: usize) -> Self {
+        Self { list, index: Some(index), member: "" }
+    }
+
+    /// A member of an element.
+    const fn member(self, member: &'a str) -> Self {
+        Self { member, ..self }
+    }
+
+    /// The mistake at this place.
+    #[cold]
+    fn problem(self, problem: impl Into<String>) -> DecodeError {
+        DecodeError::Member { path: self.to_string(), problem: problem.into() }
+    }
+}
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.list)?;
+        if let Some(index) = self.index {
+            write!(f, "[{index}]")?;
+        }
+        if self.member.is_empty() { Ok(()) } else { write!(f, ".{}", self.member) }
+    }
 }
 
 /// An input as far as its members were read.
@@ -67,10 +111,11 @@ pub(super) enum Data<'a> {
 
 impl<'a> InputText<'a> {
     /// The parts, once all members were seen: what the tensor is, its data, and its size behind the JSON.
-    pub(super) fn complete(self, place: &str, limits: &Limits) -> Result<(TensorHead, Data<'a>, Option<usize>), DecodeError> {
-        let name = self.name.ok_or_else(|| missing(place, "name"))?;
-        let datatype = self.datatype.ok_or_else(|| missing(place, "datatype"))?;
-        let shape = self.shape.ok_or_else(|| missing(place, "shape"))?;
+    pub(super) fn complete(self, place: Place<'_>, limits: &Limits) -> Result<(TensorHead, Data<'a>, Option<usize>), DecodeError> {
+        let missing = |member| place.member(member).problem("is missing");
+        let name = self.name.ok_or_else(|| missing("name"))?;
+        let datatype = self.datatype.ok_or_else(|| missing("datatype"))?;
+        let shape = self.shape.ok_or_else(|| missing("shape"))?;
         let size = binary_size(&self.parameters, place)?;
         check_rank(&name, shape.len(), limits)?;
         Ok((TensorHead { name: name.into(), datatype, shape }, self.data, size))
@@ -81,12 +126,12 @@ impl<'a> InputText<'a> {
         Some(TensorHead { name: self.name.as_deref()?.into(), datatype: self.datatype?, shape: self.shape.clone()? })
     }
 
-    fn member(&mut self, scanner: &mut Scanner<'a>, name: &str, place: &str, reader: &mut DataReader<'_>) -> Result<(), DecodeError> {
+    fn member(&mut self, scanner: &mut Scanner<'a>, name: &str, place: Place<'_>, reader: &mut DataReader<'_>) -> Result<(), DecodeError> {
         match name {
-            "name" => self.name = Some(string(scanner, &format!("{place}.name"))?),
-            "datatype" => self.datatype = Some(datatype(scanner, &format!("{place}.datatype"))?),
-            "shape" => self.shape = Some(shape(scanner, &format!("{place}.shape"), reader.limits)?),
-            "parameters" => self.parameters = parameters(scanner, &format!("{place}.parameters"), reader.limits)?,
+            "name" => self.name = Some(string(scanner, place.member("name"))?),
+            "datatype" => self.datatype = Some(datatype(scanner, place.member("datatype"))?),
+            "shape" => self.shape = Some(shape(scanner, place.member("shape"), reader.limits)?),
+            "parameters" => self.parameters = parameters(scanner, place.member("parameters"), reader.limits)?,
             "data" => self.data = self.read_data(scanner, reader)?,
             _ => drop(scanner.skip_value()?),
         }
@@ -107,42 +152,45 @@ impl<'a> InputText<'a> {
 }
 
 fn read_inputs(scanner: &mut Scanner<'_>, blobs: &mut Blobs, reader: &mut DataReader<'_>) -> Result<Vec<Tensor>, DecodeError> {
-    expect(scanner, b'[', "inputs", "an array")?;
+    expect(scanner, b'[', Place::of("inputs"), "an array")?;
     let mut inputs = Vec::new();
     scanner.items(|scanner, index| {
-        let place = format!("inputs[{index}]");
+        let place = Place::item("inputs", index);
         check_count("inputs", index, reader.limits)?;
-        expect(scanner, b'{', &place, "an object")?;
+        expect(scanner, b'{', place, "an object")?;
         let mut input = InputText::default();
-        scanner.members(|scanner, name| input.member(scanner, &name, &place, reader))?;
-        inputs.push(reader.finish(input, &place, blobs)?);
+        scanner.members(|scanner, name| input.member(scanner, &name, place, reader))?;
+        inputs.push(reader.finish(input, place, blobs)?);
         Ok(())
     })?;
     Ok(inputs)
 }
 
 fn read_outputs(scanner: &mut Scanner<'_>, limits: &Limits) -> Result<Vec<RequestedOutput>, DecodeError> {
-    expect(scanner, b'[', "outputs", "an array")?;
+    expect(scanner, b'[', Place::of("outputs"), "an array")?;
     let mut outputs = Vec::new();
     scanner.items(|scanner, index| {
-        let place = format!("outputs[{index}]");
+        let place = Place::item("outputs", index);
         check_count("outputs", index, limits)?;
-        expect(scanner, b'{', &place, "an object")?;
+        expect(scanner, b'{', place, "an object")?;
         let mut name = None;
         let mut output = RequestedOutput::default();
-        scanner.members(|scanner, member| match member.as_ref() {
-            "name" => Ok(name = Some(string(scanner, &format!("{place}.name"))?)),
-            "parameters" => Ok(output.parameters = parameters(scanner, &format!("{place}.parameters"), limits)?),
-            _ => scanner.skip_value().map(drop),
+        scanner.members(|scanner, member| {
+            match member.as_ref() {
+                "name" => name = Some(string(scanner, place.member("name"))?),
+                "parameters" => output.parameters = parameters(scanner, place.member("parameters"), limits)?,
+                _ => drop(scanner.skip_value()?),
+            }
+            Ok(())
         })?;
-        output.name = name.ok_or_else(|| missing(&place, "name"))?;
+        output.name = name.ok_or_else(|| place.member("name").problem("is missing"))?;
         outputs.push(output);
         Ok(())
     })?;
     Ok(outputs)
 }
 
-fn parameters(scanner: &mut Scanner<'_>, place: &str, limits: &Limits) -> Result<Parameters, DecodeError> {
+fn parameters(scanner: &mut Scanner<'_>, place: Place<'_>, limits: &Limits) -> Result<Parameters, DecodeError> {
     let mut found = Parameters::new();
     if scanner.null()? {
         return Ok(found);
@@ -161,16 +209,17 @@ fn parameters(scanner: &mut Scanner<'_>, place: &str, limits: &Limits) -> Result
     Ok(found)
 }
 
-fn parameter(scanner: &mut Scanner<'_>, place: &str, name: &str) -> Result<Parameter, DecodeError> {
+fn parameter(scanner: &mut Scanner<'_>, place: Place<'_>, name: &str) -> Result<Parameter, DecodeError> {
+    let wrong = |problem: &str| DecodeError::Member { path: format!("{place}.{name}"), problem: problem.to_owned() };
     match scanner.peek() {
         Some(b'"') => Ok(Parameter::String(scanner.string()?.into_owned())),
         Some(b't') => scanner.word("true").map(|()| Parameter::Bool(true)),
         Some(b'f') => scanner.word("false").map(|()| Parameter::Bool(false)),
         Some(b'-' | b'0'..=b'9') => {
             let text = scanner.skip_value()?;
-            number_parameter(text).ok_or_else(|| member(format!("{place}.{name}"), "the number is too large"))
+            number_parameter(text).ok_or_else(|| wrong("the number is too large"))
         }
-        _ => Err(member(format!("{place}.{name}"), &format!("expected a string, a number or a boolean, found {}", scanner.kind()))),
+        _ => Err(wrong(&format!("expected a string, a number or a boolean, found {}", scanner.kind()))),
     }
 }
 
@@ -183,38 +232,38 @@ fn number_parameter(text: &[u8]) -> Option<Parameter> {
     }
 }
 
-fn binary_size(parameters: &Parameters, place: &str) -> Result<Option<usize>, DecodeError> {
+fn binary_size(parameters: &Parameters, place: Place<'_>) -> Result<Option<usize>, DecodeError> {
     let size = match parameters.get("binary_data_size") {
         None => return Ok(None),
         Some(Parameter::Int(size)) => usize::try_from(*size).ok(),
         Some(Parameter::Uint(size)) => usize::try_from(*size).ok(),
         Some(_) => None,
     };
-    let problem = || member(format!("{place}.parameters.binary_data_size"), "expected a number of bytes, from 0 up");
-    size.map(Some).ok_or_else(problem)
+    size.map(Some).ok_or_else(|| place.member("parameters.binary_data_size").problem("expected a number of bytes, from 0 up"))
 }
 
-fn shape(scanner: &mut Scanner<'_>, place: &str, limits: &Limits) -> Result<Vec<i64>, DecodeError> {
+fn shape(scanner: &mut Scanner<'_>, place: Place<'_>, limits: &Limits) -> Result<Vec<i64>, DecodeError> {
     expect(scanner, b'[', place, "an array of whole numbers")?;
     let mut dims = Vec::new();
     scanner.items(|scanner, index| {
-        check_rank(place, index + 1, limits)?;
+        check_rank(&place, index + 1, limits)?;
         let found = scanner.kind();
         let text = scanner.skip_value()?;
         let dim = number::integer::<i64>(text).ok().filter(|&(_, length)| length == text.len());
-        dims.push(dim.ok_or_else(|| member(format!("{place}[{index}]"), &format!("expected a whole number, found {found}")))?.0);
+        let wrong =
+            || DecodeError::Member { path: format!("{place}[{index}]"), problem: format!("expected a whole number, found {found}") };
+        dims.push(dim.ok_or_else(wrong)?.0);
         Ok(())
     })?;
     Ok(dims)
 }
 
-fn datatype(scanner: &mut Scanner<'_>, place: &str) -> Result<DataType, DecodeError> {
-    string(scanner, place)?
-        .parse()
-        .map_err(|unknown: crate::tensor::datatype::UnknownDataType| member(place.to_owned(), &unknown.to_string()))
+fn datatype(scanner: &mut Scanner<'_>, place: Place<'_>) -> Result<DataType, DecodeError> {
+    expect(scanner, b'"', place, "a string")?;
+    scanner.string()?.parse().map_err(|unknown: UnknownDataType| place.problem(unknown.to_string()))
 }
 
-fn string(scanner: &mut Scanner<'_>, place: &str) -> Result<String, DecodeError> {
+fn string(scanner: &mut Scanner<'_>, place: Place<'_>) -> Result<String, DecodeError> {
     expect(scanner, b'"', place, "a string")?;
     scanner.string().map(std::borrow::Cow::into_owned)
 }
@@ -228,17 +277,17 @@ fn optional<'a, T>(
 }
 
 /// Makes sure that the next value starts as it should.
-pub(super) fn expect(scanner: &mut Scanner<'_>, first: u8, place: &str, what: &str) -> Result<(), DecodeError> {
+fn expect(scanner: &mut Scanner<'_>, first: u8, place: Place<'_>, what: &str) -> Result<(), DecodeError> {
     match scanner.peek() {
         Some(byte) if byte == first => Ok(()),
         Some(b'{' | b'[' | b'"' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9') => {
-            Err(member(place.to_owned(), &format!("expected {what}, found {}", scanner.kind())))
+            Err(place.problem(format!("expected {what}, found {}", scanner.kind())))
         }
         _ => Err(scanner.malformed_here(&format!("expected {what}"))),
     }
 }
 
-fn check_rank(name: &str, rank: usize, limits: &Limits) -> Result<(), DecodeError> {
+fn check_rank(name: &dyn std::fmt::Display, rank: usize, limits: &Limits) -> Result<(), DecodeError> {
     if rank > limits.rank_max {
         return Err(DecodeError::TooLarge(format!("`{name}`: more than {} dimensions", limits.rank_max)));
     }
@@ -250,13 +299,4 @@ fn check_count(what: &str, index: usize, limits: &Limits) -> Result<(), DecodeEr
         return Err(DecodeError::TooLarge(format!("more than {} {what}", limits.tensors_max)));
     }
     Ok(())
-}
-
-fn member(path: String, problem: &str) -> DecodeError {
-    DecodeError::Member { path, problem: problem.to_owned() }
-}
-
-fn missing(place: &str, name: &str) -> DecodeError {
-    let path = if place.is_empty() { name.to_owned() } else { format!("{place}.{name}") };
-    member(path, "is missing")
 }

@@ -180,8 +180,8 @@ mod tests {
         decode(request, &Limits::default()).unwrap_err().to_string()
     }
 
-    fn ints(values: &[i32]) -> Option<InferTensorContents> {
-        Some(InferTensorContents { int_contents: values.to_vec(), ..InferTensorContents::default() })
+    fn ints(values: &[i32]) -> InferTensorContents {
+        InferTensorContents { int_contents: values.to_vec(), ..InferTensorContents::default() }
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
             message(request(two, vec![Bytes::from_static(b"a")])),
             "the number of inputs (2) does not match the expected number of raw input contents (1) for model 'm'."
         );
-        let both = vec![input("x", "INT8", &[1], ints(&[1]))];
+        let both = vec![input("x", "INT8", &[1], Some(ints(&[1])))];
         assert_eq!(
             message(request(both, vec![Bytes::from_static(b"a")])),
             "contents field must not be specified when using raw_input_contents for input 'x' for model 'm'"
@@ -210,12 +210,15 @@ mod tests {
     #[test]
     fn typed_contents_must_stand_in_their_slot_and_fit() {
         assert_eq!(
-            message(request(vec![input("x", "INT8", &[2], ints(&[1, 300]))], vec![])),
+            message(request(vec![input("x", "INT8", &[2], Some(ints(&[1, 300])))], vec![])),
             "tensor `x`: element [1]: `300` does not fit INT8"
         );
-        assert_eq!(message(request(vec![input("x", "INT8", &[3], ints(&[1]))], vec![])), "tensor `x`: shape [3] takes 3 elements, found 1");
         assert_eq!(
-            message(request(vec![input("x", "FP32", &[1], ints(&[1]))], vec![])),
+            message(request(vec![input("x", "INT8", &[3], Some(ints(&[1])))], vec![])),
+            "tensor `x`: shape [3] takes 3 elements, found 1"
+        );
+        assert_eq!(
+            message(request(vec![input("x", "FP32", &[1], Some(ints(&[1])))], vec![])),
             "tensor `x`: FP32 takes its elements from `fp32_contents`, found some in `int_contents`"
         );
         assert_eq!(
@@ -223,7 +226,7 @@ mod tests {
             "tensor `x`: FP16 has no typed contents, send it in `raw_input_contents`"
         );
         assert!(message(request(vec![input("x", "FP8", &[1], None)], vec![])).starts_with("tensor `x`: unknown datatype `FP8`"));
-        let twice = || input("x", "INT8", &[1], ints(&[1]));
+        let twice = || input("x", "INT8", &[1], Some(ints(&[1])));
         assert_eq!(message(request(vec![twice(), twice()], vec![])), "input `x` is given twice");
     }
 

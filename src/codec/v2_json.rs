@@ -3,7 +3,7 @@
 use super::json::column::{Reading, Room, column};
 use super::json::scanner::Scanner;
 use super::v2_binary::Blobs;
-use super::v2_envelope::{self, Data, InputText};
+use super::v2_envelope::{self, Data, InputText, Place};
 use super::{DecodeError, Decoded, Limits};
 use crate::tensor::{DataType, Tensor, TensorError, element_count};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl DataReader<'_> {
     }
 
     /// Reads what an input said of its elements: JSON, or a slice of the blobs behind the JSON.
-    pub(super) fn finish(&mut self, input: InputText<'_>, place: &str, blobs: &mut Blobs) -> Result<Tensor, DecodeError> {
+    pub(super) fn finish(&mut self, input: InputText<'_>, place: Place<'_>, blobs: &mut Blobs) -> Result<Tensor, DecodeError> {
         let (head, data, size) = input.complete(place, self.limits)?;
         match (data, size) {
             (Data::Read(tensor), _) => Ok(tensor),

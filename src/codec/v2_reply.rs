@@ -40,7 +40,9 @@ fn assemble(mut json: Vec<u8>, blobs: Vec<Bytes>) -> EncodedReply {
     let header_length = Some(json.len());
     let total = json.len() + blobs.iter().map(Bytes::len).sum::<usize>();
     let chunks = if total <= JOINED_BYTES_MAX {
-        blobs.iter().for_each(|blob| json.extend_from_slice(blob));
+        for blob in blobs {
+            json.extend_from_slice(&blob);
+        }
         vec![json.into()]
     } else {
         std::iter::once(json.into()).chain(blobs.into_iter().filter(|blob| !blob.is_empty())).collect()

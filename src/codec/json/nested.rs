@@ -200,7 +200,9 @@ mod tests {
         }
     }
 
-    fn read(text: &str) -> Result<(Vec<usize>, Vec<i64>), (FaultKind, Vec<usize>)> {
+    type Shaped = (Vec<usize>, Vec<i64>);
+
+    fn read(text: &str) -> Result<Shaped, (FaultKind, Vec<usize>)> {
         let mut numbers = Numbers::default();
         let mut scanner = Scanner::new(text.as_bytes(), 8);
         match scanner.nested(&mut numbers) {

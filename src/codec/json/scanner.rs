@@ -190,7 +190,7 @@ impl<'a> Scanner<'a> {
     pub(in crate::codec) fn malformed(&self, at: usize, problem: impl Into<String>) -> DecodeError {
         let before = &self.text[..at.min(self.text.len())];
         let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let line = before.split(|&byte| byte == b'\n').count();
         let mut problem = problem.into();
         if at >= self.text.len() {
             problem.push_str(", found the end of the text");
@@ -364,7 +364,8 @@ mod tests {
         assert!(skip("[[[[]]]]").is_ok());
         assert!(skip("[[[[[]]]]]").unwrap_err().contains("nested deeper"));
         assert!(skip(&"[".repeat(1_000_000)).unwrap_err().contains("nested deeper"));
-        let mut scanner = Scanner::new(&[b'['; 100_000], usize::MAX);
+        let deep = vec![b'['; 100_000];
+        let mut scanner = Scanner::new(&deep, usize::MAX);
         assert!(scanner.skip_value().is_err());
     }
 
