@@ -13,6 +13,7 @@ mod npy;
 mod serve;
 mod settings;
 mod table;
+mod validate;
 
 use crate::config::ConfigError;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -32,8 +33,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch folders and serve their models.
-    Serve(serve::Arguments),
+    /// Watch folders with KServe resources and serve their models.
+    Serve(Box<serve::Arguments>),
+    /// Check resources without running them: mistakes are printed as file:line:column.
+    Validate(Box<validate::Arguments>),
     /// List resources of a running daemon.
     Get(get::Arguments),
     /// Show one resource in full: conditions, revisions, mistakes.
@@ -71,7 +74,11 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout();
     match command {
-        Command::Serve(arguments) => serve::run(arguments),
+<<<<<<< HEAD
+        Command::Serve(arguments) => serve::run(*arguments),
+=======
+        Command::Validate(arguments) => validate::run(&arguments, out),
+>>>>>>> fcc9b36 (kserved validate: every mistake of files and folders at file:line:column, and what would run each service)
         Command::Get(arguments) => client::block_on(get::run(&arguments, out)),
         Command::Describe(arguments) => client::block_on(describe::run(&arguments, out)),
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),

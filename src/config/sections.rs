@@ -1,5 +1,6 @@
 //! The sections of `config.yaml`: each value, its default, its unit and why it is what it is.
 
+use crate::api;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -145,6 +146,15 @@ pub enum DeploymentMode {
     /// Plain deployments. `RawDeployment` is its old name.
     #[serde(alias = "RawDeployment")]
     Standard,
+}
+
+impl From<DeploymentMode> for api::deployment_mode::DeploymentMode {
+    fn from(mode: DeploymentMode) -> Self {
+        match mode {
+            DeploymentMode::Knative => Self::Knative,
+            DeploymentMode::Standard => Self::Standard,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,255 @@
+//! `kserved validate`: what the daemon would say of files, without running them.
+
+mod files;
+
+use super::settings::Settings;
+use crate::api::problem::{Problem, Severity};
+use crate::api::serving_runtime::ServingRuntime;
+use crate::api::{Resource, ResourceKey};
+use crate::config::Config;
+use crate::manifest::{Manifest, Options, parse_with};
+use crate::resolve::{Candidate, Defaults as ResolveDefaults, RevisionSpec, resolve};
+use crate::validate::{Defaults, check, runtime_conflicts};
+use anyhow::Context;
+use clap::Args;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Files and folders [default: the watched folders]
+    paths: Vec<PathBuf>,
+    /// Take warnings for mistakes, unknown fields too
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let config = arguments.settings.load()?.config;
+    let files = match arguments.paths.as_slice() {
+        [] => files::in_folders(config.models.iter().chain(&config.runtimes))?,
+        paths => files::in_paths(paths)?,
+    };
+    let mut report = Report::default();
+    for file in &files {
+        report.read(file, &config)?;
+    }
+    // Runtimes that ship with the daemon are there for services, but only what was asked for is reported on.
+    let mut shipped = Report::default();
+    for file in files::in_folders(&config.runtimes)?.iter().filter(|file| !files.contains(file)) {
+        shipped.read(file, &config)?;
+    }
+    report.compare();
+    let resolved = report.resolve(&shipped);
+    report.write(&resolved, out)?;
+    writeln!(std::io::stderr(), "{}", report.summary(files.len()))?;
+    Ok(if report.fails(arguments.strict) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What was read, and all that is to be said of it.
+#[derive(Debug, Default)]
+struct Report {
+    /// Resources that can be used.
+    good: Vec<Manifest>,
+    refused: usize,
+    problems: Vec<Problem>,
+}
+
+impl Report {
+    fn read(&mut self, file: &Path, config: &Config) -> anyhow::Result<()> {
+        let options = Options { bytes_max: config.control.manifest_bytes_max, namespace: config.default_namespace.clone() };
+        let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+        self.take(&bytes, file, &options, &Defaults { deployment_mode: config.deployment_mode.into() });
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8], file: &Path, options: &Options, defaults: &Defaults) {
+        let parsed = parse_with(bytes, file, options);
+        self.problems.extend(parsed.problems);
+        for mut manifest in parsed.resources {
+            let found = check(&mut manifest, defaults);
+            if found.iter().any(Problem::is_error) {
+                self.refused += 1
+            } else {
+                self.good.push(manifest)
+            }
+            self.problems.extend(found);
+        }
+        for mut manifest in parsed.refused {
+            self.refused += 1;
+            self.problems.extend(check(&mut manifest, defaults));
+        }
+    }
+
+    /// What no single resource shows: one name twice, runtimes that nothing tells apart.
+    fn compare(&mut self) {
+        let mut first: BTreeMap<ResourceKey, &Manifest> = BTreeMap::new();
+        let mut found = Vec::new();
+        for manifest in &self.good {
+            let key = manifest.resource.key();
+            if let Some(earlier) = first.get(&key) {
+                let message = format!("{key} is declared at `{}` already", earlier.place);
+                found.push(manifest.problem(Severity::Error, "metadata.name", message, None));
+                continue;
+            }
+            first.insert(key, manifest);
+        }
+        found.extend(self.conflicts());
+        self.problems.extend(found);
+    }
+
+    fn conflicts(&self) -> Vec<Problem> {
+        let mut scopes: BTreeMap<(bool, &str), Vec<(&Manifest, &ServingRuntime)>> = BTreeMap::new();
+        for manifest in &self.good {
+            if let Some((runtime, cluster)) = runtime_of(manifest) {
+                scopes.entry((cluster, runtime.metadata.namespace.as_str())).or_default().push((manifest, runtime));
+            }
+        }
+        let conflicts = |scope: &Vec<(&Manifest, &ServingRuntime)>| {
+            let runtimes: Vec<&ServingRuntime> = scope.iter().map(|(_, runtime)| *runtime).collect();
+            let problem = |(index, found): (usize, crate::validate::Violation)| {
+                let (manifest, _): (&Manifest, _) = scope[index];
+                manifest.problem(found.severity, found.field, found.message, found.hint)
+            };
+            runtime_conflicts(&runtimes).into_iter().map(problem).collect::<Vec<_>>()
+        };
+        scopes.values().flat_map(conflicts).collect()
+    }
+
+    /// What shall run for each service; why not becomes a problem.
+    fn resolve(&mut self, shipped: &Self) -> Vec<(String, RevisionSpec)> {
+        let runtimes: Vec<Candidate<'_>> = self.good.iter().chain(&shipped.good).filter_map(candidate).collect();
+        let (mut resolved, mut found) = (Vec::new(), Vec::new());
+        for manifest in &self.good {
+            let Resource::InferenceService(service) = &manifest.resource else { continue };
+            let folder = manifest.place.file.parent().unwrap_or(Path::new(""));
+            match resolve(service, folder, &runtimes, &ResolveDefaults::default()) {
+                Ok(spec) => resolved.push((format!("{}: {}", manifest.place, manifest.resource.key()), spec)),
+                Err(error) => found.push(error.at(manifest.locate(error.field))),
+            }
+        }
+        // What is not yet served was said by the check of the service alone.
+        found.retain(|problem| !self.problems.iter().any(|known| known.place == problem.place && known.severity == problem.severity));
+        self.problems.extend(found);
+        resolved
+    }
+
+    fn write(&mut self, resolved: &[(String, RevisionSpec)], out: &mut impl Write) -> std::io::Result<()> {
+        self.problems.sort_by(|one, other| one.place.cmp(&other.place));
+        for problem in &self.problems {
+            let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
+            writeln!(out, "{}: {}: {field}{}", problem.place, problem.severity, problem.message)?;
+            if let Some(hint) = &problem.hint {
+                writeln!(out, "  hint: {hint}")?;
+            }
+        }
+        for (service, spec) in resolved {
+            let (runtime, engine, protocol) = (&spec.runtime.name, &spec.engine, &spec.protocol);
+            writeln!(out, "{service}: ok: runtime `{runtime}`, engine `{engine}`, protocol `{protocol}`, model `{}`", spec.model_name)?;
+        }
+        Ok(())
+    }
+
+    fn summary(&self, files: usize) -> String {
+        let count = |severity: Severity| self.problems.iter().filter(|problem| problem.severity == severity).count();
+        let resources = self.good.len() + self.refused;
+        let parts =
+            [Severity::Error, Severity::NotYetServed, Severity::Warning, Severity::Ignored].map(|severity| (count(severity), severity));
+        let parts: Vec<String> =
+            parts.iter().filter(|(count, _)| *count > 0).map(|(count, severity)| format!("{count} {severity}")).collect();
+        let parts = if parts.is_empty() { "nothing to remark".to_owned() } else { parts.join(", ") };
+        format!("files: {files}, resources: {resources}; {parts}")
+    }
+
+    fn fails(&self, strict: bool) -> bool {
+        self.problems.iter().any(|problem| match problem.severity {
+            Severity::Error => true,
+            Severity::NotYetServed | Severity::Warning => strict,
+            Severity::Ignored => false,
+        })
+    }
+}
+
+fn runtime_of(manifest: &Manifest) -> Option<(&ServingRuntime, bool)> {
+    match &manifest.resource {
+        Resource::ServingRuntime(runtime) => Some((runtime, false)),
+        Resource::ClusterServingRuntime(runtime) => Some((runtime, true)),
+        Resource::InferenceService(_) => None,
+    }
+}
+
+fn candidate(manifest: &Manifest) -> Option<Candidate<'_>> {
+    runtime_of(manifest).map(|(runtime, cluster)| Candidate { runtime, cluster, created: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNTIME: &str = "
+apiVersion: serving.kserve.io/v1alpha1
+kind: ClusterServingRuntime
+metadata: {name: kserved-onnx}
+spec:
+  annotations: {serving.kserve.io/server-type: kserved-onnx}
+  supportedModelFormats: [{name: onnx, version: '1', autoSelect: true}]
+  protocolVersions: [v1, v2]
+  containers: [{name: kserve-container, image: none}]
+";
+    const SERVICE: &str = "
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: iris}
+spec:
+  predictor:
+    model:
+      modelFormat: {name: onnx}
+      storageUri: file:///models/iris.onnx
+";
+
+    fn reported(files: &[(&str, &str)]) -> (Report, String) {
+        let mut report = Report::default();
+        for (name, text) in files {
+            report.take(text.as_bytes(), Path::new(name), &Options::default(), &Defaults::default());
+        }
+        report.compare();
+        let resolved = report.resolve(&Report::default());
+        let mut out = Vec::new();
+        report.write(&resolved, &mut out).unwrap();
+        (report, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_good_service_says_what_will_run_it() {
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", SERVICE)]);
+        assert!(!report.fails(true), "{text}");
+        assert!(text.contains("InferenceService/default/iris: ok: runtime `kserved-onnx`, engine `onnx`"), "{text}");
+    }
+
+    #[test]
+    fn a_service_without_runtime_is_a_mistake_at_its_place() {
+        let (report, text) = reported(&[("s.yaml", SERVICE)]);
+        assert!(report.fails(false));
+        assert!(text.starts_with("s.yaml:") && text.contains(": error: spec.predictor.model"), "{text}");
+        assert!(report.summary(1).starts_with("files: 1, resources: 1; 1 error"), "{}", report.summary(1));
+    }
+
+    #[test]
+    fn an_unknown_field_fails_only_when_strict() {
+        let misspelled = SERVICE.replace("  predictor:\n", "  predictor:\n    minReplica: 1\n");
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", &misspelled)]);
+        assert!(text.contains("s.yaml:7:5: warning: ") && text.contains("minReplicas"), "{text}");
+        assert!(!report.fails(false) && report.fails(true));
+    }
+
+    #[test]
+    fn one_name_in_two_files_is_a_mistake_that_names_both() {
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("a.yaml", SERVICE), ("b.yaml", SERVICE)]);
+        assert!(report.fails(false));
+        assert!(text.contains("b.yaml:") && text.contains("is declared at `a.yaml:"), "{text}");
+    }
+}
