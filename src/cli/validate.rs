@@ -63,25 +63,24 @@ impl Report {
     fn read(&mut self, file: &Path, config: &Config) -> anyhow::Result<()> {
         let options = Options { bytes_max: config.control.manifest_bytes_max, namespace: config.default_namespace.clone() };
         let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
-        self.take(&bytes, file, &options, &Defaults { deployment_mode: config.deployment_mode.into() });
+        self.take(&bytes, file, &options, Defaults { deployment_mode: config.deployment_mode.into() });
         Ok(())
     }
 
-    fn take(&mut self, bytes: &[u8], file: &Path, options: &Options, defaults: &Defaults) {
+    fn take(&mut self, bytes: &[u8], file: &Path, options: &Options, defaults: Defaults) {
         let parsed = parse_with(bytes, file, options);
         self.problems.extend(parsed.problems);
         for mut manifest in parsed.resources {
-            let found = check(&mut manifest, defaults);
-            if found.iter().any(Problem::is_error) {
-                self.refused += 1
-            } else {
-                self.good.push(manifest)
+            let found = check(&mut manifest, &defaults);
+            match found.iter().any(Problem::is_error) {
+                true => self.refused += 1,
+                false => self.good.push(manifest),
             }
             self.problems.extend(found);
         }
         for mut manifest in parsed.refused {
             self.refused += 1;
-            self.problems.extend(check(&mut manifest, defaults));
+            self.problems.extend(check(&mut manifest, &defaults));
         }
     }
 
@@ -214,7 +213,7 @@ spec:
     fn reported(files: &[(&str, &str)]) -> (Report, String) {
         let mut report = Report::default();
         for (name, text) in files {
-            report.take(text.as_bytes(), Path::new(name), &Options::default(), &Defaults::default());
+            report.take(text.as_bytes(), Path::new(name), &Options::default(), Defaults::default());
         }
         report.compare();
         let resolved = report.resolve(&Report::default());
