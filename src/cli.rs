@@ -74,11 +74,8 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout();
     match command {
-<<<<<<< HEAD
         Command::Serve(arguments) => serve::run(*arguments),
-=======
         Command::Validate(arguments) => validate::run(&arguments, out),
->>>>>>> fcc9b36 (kserved validate: every mistake of files and folders at file:line:column, and what would run each service)
         Command::Get(arguments) => client::block_on(get::run(&arguments, out)),
         Command::Describe(arguments) => client::block_on(describe::run(&arguments, out)),
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),
