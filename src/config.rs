@@ -190,16 +190,10 @@ impl Config {
     }
 
     fn check_bind(&self) -> Option<String> {
-        let open = self.protocol.api_key.is_none() && self.api_key_file.is_none() && !self.protocol.allow_unauthenticated;
-        (open && !self.http.host.is_loopback()).then(|| {
-            format!(
-                "http.host: `{}` can be reached from other machines and no key is asked for\n\
-                 hint: listen on this machine only with `--host 127.0.0.1`; or name a file that holds a key with\n\
-                 hint: `--api-key-file`; or set the key in `KSERVED_API_KEY`; or, behind a proxy or in a container\n\
-                 hint: that guards the port, set `protocol.allow_unauthenticated: true`",
-                self.http.host
-            )
-        })
+        // A key in a file is read only once everything else is right; that there is one is enough here.
+        let guarded = self.api_key_file.is_some();
+        let refused = protocol::check_bind(self.http.host, &self.protocol).err().filter(|_| !guarded);
+        refused.map(|refused| format!("http.host: {refused}"))
     }
 
     fn check_keys(&self) -> Option<String> {
@@ -386,7 +380,7 @@ mod tests {
     #[test]
     fn an_open_bind_without_a_key_is_refused_with_the_ways_out() {
         let message = with_flags(vec![flag("http.host", "0.0.0.0")]).unwrap_err().to_string();
-        for way in ["127.0.0.1", "--api-key-file", "KSERVED_API_KEY", "allow_unauthenticated"] {
+        for way in ["127.0.0.1", "api_key", "allow_unauthenticated"] {
             assert!(message.contains(way), "{way} in {message}");
         }
         assert!(with_flags(vec![flag("http.host", "0.0.0.0"), flag("protocol.api_key", "k")]).is_ok());

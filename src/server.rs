@@ -4,12 +4,11 @@ mod banner;
 mod example;
 mod ports;
 
-use crate::api::deployment_mode::DeploymentMode;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::control::{self, Control};
 use crate::engine::EngineRegistry;
 use crate::engine::onnx::OnnxLoader;
-use crate::protocol::{self, ApiKey, Doors, OpenDoors, kube};
+use crate::protocol::{self, Doors, OpenDoors, kube};
 use crate::router::{Repository, Router};
 use crate::shutdown::{Shutdown, Signals};
 use crate::storage::Storage;
@@ -72,8 +71,7 @@ impl Server {
     /// # Errors
     /// An address that is taken or may not be bound without a key.
     pub async fn start(config: Config, metrics: Option<Metrics>) -> anyhow::Result<Self> {
-        let doors_config = doors_config(&config)?;
-        protocol::check_bind(config.http.host, &doors_config)?;
+        protocol::check_bind(config.http.host, &config.protocol)?;
         let http = bind(SocketAddr::new(config.http.host, config.http.port), "http.port").await?;
         let grpc = bind(SocketAddr::new(config.http.host, config.grpc.port), "grpc.port").await?;
         let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
@@ -98,7 +96,7 @@ impl Server {
         };
         let (ending, ended) = watch::channel(false);
         let kube = Some(kube::routes(control.reader(), ended));
-        let doors = Doors { router, ready: told, metrics: render, repository, kube, config: doors_config }.open();
+        let doors = Doors { router, ready: told, metrics: render, repository, kube, config: config.protocol }.open();
         let accepting = CancellationToken::new();
         let doors = serve(doors, http, grpc, &accepting);
         let grace = Duration::from_secs(config.shutdown.grace_s);
@@ -198,17 +196,6 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on `{address}`\nhint: another process may hold the port; set `{key}`, 0 takes a free one"))
 }
 
-fn doors_config(config: &Config) -> anyhow::Result<protocol::Config> {
-    let mut doors = config.protocol.clone();
-    if let Some(path) = &config.api_key_file {
-        let text = std::fs::read_to_string(path).with_context(|| format!("api_key_file: cannot read `{}`", path.display()))?;
-        let key = text.trim();
-        anyhow::ensure!(!key.is_empty(), "api_key_file: `{}` holds no key", path.display());
-        doors.api_key = Some(ApiKey::new(key));
-    }
-    Ok(doors)
-}
-
 fn control_config(config: &Config) -> control::Config {
     let cores = available_parallelism().map_or(1, std::num::NonZero::get);
     let or_cores = |count: usize| if count == 0 { cores } else { count };
@@ -216,10 +203,7 @@ fn control_config(config: &Config) -> control::Config {
         folders: config.models.iter().chain(&config.runtimes).cloned().collect(),
         default_namespace: config.default_namespace.clone(),
         domain: config.protocol.default_domain.clone(),
-        deployment_mode: match config.deployment_mode {
-            config::DeploymentMode::Knative => DeploymentMode::Knative,
-            config::DeploymentMode::Standard => DeploymentMode::Standard,
-        },
+        deployment_mode: config.deployment_mode.into(),
         debounce: Duration::from_millis(config.control.debounce_ms),
         rescan: Duration::from_secs(config.control.rescan_s),
         poll: Duration::from_secs(config.control.poll_s),
