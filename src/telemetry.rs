@@ -14,6 +14,10 @@ const SECONDS_BUCKETS: [f64; 20] =
 /// Bounds in bytes, from a number to a film.
 const BYTES_BUCKETS: [f64; 10] = [64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 16_777_216.0, 268_435_456.0];
 
+/// Parts that tell more than a person wants to read, unless `log.level` names them: ONNX Runtime's binding says at
+/// `info` what each session does.
+const QUIET: &str = "ort=warn";
+
 /// The metrics so far. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -94,7 +98,8 @@ fn subscriber<W>(log: &Log, colours: bool, writer: W) -> Result<Subscriber, Tele
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&log.level).map_err(|source| TelemetryError::Level { level: log.level.clone(), source })?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", log.level))
+        .map_err(|source| TelemetryError::Level { level: log.level.clone(), source })?;
     let lines = fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours).with_target(false);
     Ok(match log.format {
         LogFormat::Text => Box::new(lines.finish()),
@@ -128,6 +133,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(model = "iris", "model ready");
             tracing::debug!("not asked for");
+            tracing::info!(target: "ort::session", "not for people");
         });
         let bytes = page.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -137,6 +143,12 @@ mod tests {
     fn a_text_line_has_level_phrase_and_fields() {
         let line = logged(&Log::default());
         assert!(line.contains("INFO model ready model=\"iris\"") && line.lines().count() == 1, "{line}");
+    }
+
+    #[test]
+    fn a_quiet_part_speaks_when_it_is_named() {
+        let lines = logged(&Log { level: "info,ort=info".to_owned(), ..Log::default() });
+        assert_eq!(lines.lines().count(), 2, "{lines}");
     }
 
     #[test]

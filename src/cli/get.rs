@@ -23,6 +23,9 @@ pub(super) struct Arguments {
     name: Option<String>,
     #[command(flatten)]
     scope: Scope,
+    /// All namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
     /// How to print
     #[arg(short, long, value_enum)]
     output: Option<Format>,
@@ -39,9 +42,6 @@ pub(super) struct Scope {
     /// Namespace
     #[arg(short, long, default_value = crate::api::DEFAULT_NAMESPACE)]
     pub(super) namespace: String,
-    /// All namespaces
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    all_namespaces: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -87,7 +87,7 @@ pub(super) async fn one(client: &Client, kind: Kind, namespace: &str, name: &str
     let list = client.get(&folder).await?;
     let names = items(&list).iter().filter_map(|item| text(item, "/metadata/name"));
     match did_you_mean(name, names) {
-        Some(meant) => Err(error).context(format!("hint: did you mean `{meant}`?")),
+        Some(meant) => bail!("{error}\nhint: did you mean `{meant}`?"),
         None => Err(error),
     }
 }
@@ -146,7 +146,7 @@ impl<'a> Page<'a> {
 
 impl Arguments {
     fn path(&self) -> String {
-        let namespace = (!self.scope.all_namespaces).then_some(self.scope.namespace.as_str());
+        let namespace = (!self.all_namespaces).then_some(self.scope.namespace.as_str());
         match (self.kind, namespace) {
             (Asked::Resource(kind), namespace) => folder(kind, namespace),
             (Asked::Events, Some(namespace)) => format!("/api/v1/namespaces/{}/events", escaped(namespace)),
@@ -155,7 +155,7 @@ impl Arguments {
     }
 
     fn shows_namespace(&self) -> bool {
-        self.scope.all_namespaces && self.kind != Asked::Resource(Kind::ClusterServingRuntime)
+        self.all_namespaces && self.kind != Asked::Resource(Kind::ClusterServingRuntime)
     }
 
     fn columns(&self) -> Vec<&'static str> {
@@ -192,7 +192,7 @@ fn print(arguments: &Arguments, whole: &Value, found: &[Value], out: &mut impl W
         Some(Format::Name) => found.iter().try_for_each(|object| print_object(Format::Name, object, out)),
         Some(format @ (Format::Yaml | Format::Json)) => print_object(format, whole, out),
         None | Some(Format::Wide) if found.is_empty() => {
-            let place = if arguments.scope.all_namespaces { String::new() } else { format!(" in namespace {}", arguments.scope.namespace) };
+            let place = if arguments.all_namespaces { String::new() } else { format!(" in namespace {}", arguments.scope.namespace) };
             writeln!(std::io::stderr(), "no resources found{place}")?;
             Ok(())
         }
