@@ -8,6 +8,16 @@ pub fn misaligned_copy(bytes: usize) {
     metrics::counter!("kserved_misaligned_copy_bytes_total").increment(bytes as u64);
 }
 
+/// A revision came to serve, that long after its spec was first looked at.
+pub fn model_loaded(took: Duration) {
+    metrics::histogram!("kserved_model_load_seconds").record(took);
+}
+
+/// A revision could not be fetched or loaded.
+pub fn model_load_failed() {
+    metrics::counter!("kserved_model_load_failures_total").increment(1);
+}
+
 /// The metrics of one pool, looked up once; labels `model` and `revision`.
 #[derive(Debug, Clone)]
 pub struct PoolMetrics {

@@ -24,6 +24,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Between foldings of histograms nobody asked for, so that they stay small.
@@ -141,15 +142,16 @@ impl Server {
         self.control.stop().await;
         self.ending.send_replace(true);
         self.accepting.cancel();
+        let deadline = Instant::now() + self.grace;
         let finished = async { while self.doors.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.grace, finished).await.is_err() {
+        if tokio::time::timeout_at(deadline, finished).await.is_err() {
             tracing::warn!(
                 grace_s = self.grace.as_secs(),
                 "requests were still in flight after the grace period; their connections are closed"
             );
             self.doors.shutdown().await;
         }
-        self.control.unload(self.grace).await;
+        self.control.unload(deadline.saturating_duration_since(Instant::now())).await;
         tracing::info!("ended");
     }
 }
@@ -217,5 +219,56 @@ fn control_config(config: &Config) -> control::Config {
         workers_max: or_cores(config.pool.workers_max),
         queue_max: config.pool.queue_max,
         worker_idle_s: config.pool.worker_idle_s,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Grpc, Http};
+
+    fn config(folder: &std::path::Path) -> Config {
+        Config {
+            models: vec![folder.join("models")],
+            runtimes: vec![folder.join("runtimes")],
+            http: Http { port: 0, ..Http::default() },
+            grpc: Grpc { port: 0 },
+            ..Config::default()
+        }
+    }
+
+    async fn get(server: &Server, path: &str) -> reqwest::Response {
+        reqwest::get(format!("http://{}{path}", server.http_address())).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_daemon_over_empty_folders_is_ready_and_ends_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::start(config(folder.path()), None).await.unwrap();
+        server.ready().wait_for(|ready| *ready).await.unwrap();
+        assert_eq!(get(&server, "/readyz").await.status(), 200);
+        assert_eq!(get(&server, "/apis/serving.kserve.io/v1beta1/inferenceservices").await.status(), 200);
+        let (address, ready) = (server.http_address(), server.ready());
+        server.stop().await;
+        assert!(!*ready.borrow(), "not ready any more");
+        assert!(TcpListener::bind(address).await.is_ok(), "the port is free again");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_taken_port_ends_the_start_with_the_next_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(folder.path());
+        config.http.port = taken.local_addr().unwrap().port();
+        let error = Server::start(config, None).await.unwrap_err().to_string();
+        assert!(error.contains("cannot listen") && error.contains("http.port"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_address_of_the_network_is_refused_without_a_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        config.http.host = std::net::Ipv4Addr::UNSPECIFIED.into();
+        assert!(Server::start(config, None).await.is_err());
     }
 }

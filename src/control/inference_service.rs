@@ -21,8 +21,8 @@ enum Plan {
     Stop,
     /// A client unloaded it, and its spec did not change since.
     StayUnloaded,
-    Refuse(FailureInfo),
-    Run(RevisionSpec),
+    Refuse(Box<FailureInfo>),
+    Run(Box<RevisionSpec>),
 }
 
 /// Does one step for the service of that key: runs it, stops it, refuses it, or removes it when it is gone.
@@ -35,8 +35,8 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
     match plan(&mind, &snapshot, &key, &stored) {
         Plan::Stop => stop(&mind, &key, &stored, Stage::Stopped, "It is stopped by the annotation `serving.kserve.io/stop`."),
         Plan::StayUnloaded => stop(&mind, &key, &stored, Stage::Unloaded, "It was unloaded through the model repository."),
-        Plan::Refuse(failure) => refuse(&mind, &key, &stored, failure),
-        Plan::Run(spec) => return Rollout { mind, key, stored, spec, superseded }.run().await,
+        Plan::Refuse(failure) => refuse(&mind, &key, &stored, *failure),
+        Plan::Run(spec) => return Rollout { mind, key, stored, spec: *spec, superseded }.run().await,
     }
     Outcome::Done
 }
@@ -53,8 +53,8 @@ fn plan(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored: &Stored) ->
         return Plan::StayUnloaded;
     }
     match resolve_stored(mind, snapshot, stored) {
-        Ok(spec) => Plan::Run(spec),
-        Err(error) => Plan::Refuse(failure(stored, &error)),
+        Ok(spec) => Plan::Run(Box::new(spec)),
+        Err(error) => Plan::Refuse(Box::new(failure(stored, &error))),
     }
 }
 
@@ -93,15 +93,17 @@ fn failure(stored: &Stored, error: &ResolveError) -> FailureInfo {
 }
 
 /// What runs goes on running; what does not run says why.
-fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, failure: FailureInfo) {
-    let still_serving = mind.services.with_route(key, |service| {
-        service.last_failure = Some(failure.clone());
+fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, mut failure: FailureInfo) {
+    let (news, still_serving) = mind.services.with_route(key, |service| {
+        let news = service.fail(&mut failure);
         if service.running.is_none() {
-            service.route = Some(idle_route(key, &failure.message));
+            service.route = Some(Arc::new(idle_route(key, &failure.message)));
         }
-        service.running.as_ref().map(|running| running.name.to_string())
+        (news, service.running.as_ref().map(|running| running.name.to_string()))
     });
-    tracing::warn!(service = %key, place = %failure.location, still_serving, error = %failure.message, "the service cannot be served as it stands");
+    if news {
+        tracing::warn!(service = %key, place = %failure.location, still_serving, error = %failure.message, "the service cannot be served as it stands");
+    }
     mind.say(key, stored, Stage::Invalid(failure), None);
 }
 
@@ -109,7 +111,7 @@ fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, failure: FailureInfo)
 fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
     let running = mind.services.with_route(key, |service| {
         service.watched = None;
-        service.route = Some(idle_route(key, reason));
+        service.route = Some(Arc::new(idle_route(key, reason)));
         service.running.take()
     });
     if let Some(running) = running {

@@ -9,6 +9,7 @@ use crate::api::problem::Severity;
 use crate::api::{Kind, ResourceKey};
 use crate::engine::EngineRegistry;
 use crate::inference::{InferenceError, ModelMetadata};
+use crate::observe;
 use crate::resolve::revision::{RevisionName, RuntimeRef};
 use crate::storage::Storage;
 use crate::store::{FileChange, Reader, Stored, Writer};
@@ -98,13 +99,13 @@ impl Mind {
 
     /// Takes over what files hold now; the keys that must be looked at again.
     pub(super) fn apply(&self, changes: Vec<(PathBuf, FileChange)>) -> Vec<ResourceKey> {
-        let changed = self.writer().apply(changes, SystemTime::now());
+        let keys = self.writer().apply(changes, SystemTime::now());
         let mut untried = self.gate.untried.lock().unwrap_or_else(PoisonError::into_inner);
         if untried.is_none() {
-            *untried = Some(changed.iter().filter(|key| key.kind == Kind::InferenceService).cloned().collect());
+            *untried = Some(keys.iter().filter(|key| key.kind == Kind::InferenceService).cloned().collect());
             self.gate.open.send_replace(untried.as_ref().is_some_and(BTreeSet::is_empty));
         }
-        changed
+        keys
     }
 
     /// A service was tried, whatever came of it.
@@ -120,7 +121,8 @@ impl Mind {
 
     /// Tells clients that wait for this service how it went.
     pub(super) fn answer(&self, key: &ResourceKey, result: &Result<(), InferenceError>) {
-        for waiting in self.services.with(key, |service| std::mem::take(&mut service.waiting)) {
+        let waiting = self.services.with_known(key, |service| std::mem::take(&mut service.waiting));
+        for waiting in waiting.unwrap_or_default() {
             // The client may have left.
             let _ = waiting.send(result.clone());
         }
@@ -172,6 +174,7 @@ impl Mind {
     /// Says that a model began to serve.
     pub(super) fn ready_report(&self, key: &ResourceKey, name: &RevisionName, took: Duration) {
         let Some(running) = self.services.with(key, |service| service.running.clone()) else { return };
+        observe::model_loaded(took);
         tracing::info!(service = %key, revision = %name, took_ms = took.as_millis(), "model ready");
         let metadata = Arc::clone(running.handle.metadata());
         let (model_name, protocol) = (running.spec.model_name, running.spec.protocol);

@@ -238,9 +238,9 @@ fn take(mind: &Mind, look: Look) {
         manifests::check_updates(change, &before, mind.config.deployment_mode);
         manifests::tell(file, change);
     }
-    let changed = mind.apply(changes);
+    let keys = mind.apply(changes);
     let snapshot = mind.reader.snapshot();
-    for key in changed.iter().flat_map(|key| related::keys_to_reconcile(&snapshot, key)) {
+    for key in keys.iter().flat_map(|key| related::keys_to_reconcile(&snapshot, key)) {
         mind.queue.add(key);
     }
 }

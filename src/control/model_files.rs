@@ -97,7 +97,7 @@ mod tests {
         fs::write(folder.path().join("model.onnx"), "one").unwrap();
         let files = ModelFiles::at(folder.path());
         let now = SystemTime::now();
-        assert!(files.is_fresh(Duration::from_secs(3600), now));
-        assert!(!files.is_fresh(Duration::from_secs(1), now + Duration::from_secs(3600)));
+        assert!(files.is_fresh(Duration::from_hours(1), now));
+        assert!(!files.is_fresh(Duration::from_secs(1), now + Duration::from_hours(1)));
     }
 }

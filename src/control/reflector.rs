@@ -135,3 +135,73 @@ fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     fs::File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Options;
+    use crate::validate::Defaults;
+
+    fn reflector(folder: &Path) -> Reflector {
+        let rules = Rules { options: Options { bytes_max: 64, ..Options::default() }, defaults: Defaults::default() };
+        Reflector::new(vec![folder.to_owned()], Bounds { depth_max: 4, files_max: 100 }, rules)
+    }
+
+    fn nothing() -> Hint {
+        Hint::Paths(BTreeSet::new())
+    }
+
+    #[test]
+    fn only_contents_that_differ_are_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, mut reflector) = (folder.path().join("a.yaml"), reflector(folder.path()));
+        fs::write(&file, "# one\n").unwrap();
+        assert_eq!(reflector.look(&Hint::Everything).changes.len(), 1);
+        assert!(reflector.look(&Hint::Everything).changes.is_empty());
+        fs::write(&file, "# one\n").unwrap();
+        assert!(reflector.look(&nothing()).changes.is_empty(), "written again with the same bytes");
+        fs::write(&file, "# two\n").unwrap();
+        assert_eq!(reflector.look(&Hint::Paths([file.clone()].into())).changes.len(), 1);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(reflector.look(&nothing()).changes, [(file, FileChange::Gone)]);
+    }
+
+    #[test]
+    fn an_emptied_file_is_looked_at_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, mut reflector) = (folder.path().join("a.yaml"), reflector(folder.path()));
+        fs::write(&file, "# one\n").unwrap();
+        reflector.look(&Hint::Everything);
+        fs::write(&file, " \n").unwrap();
+        let look = reflector.look(&Hint::Everything);
+        assert!(look.changes.is_empty() && look.again);
+        assert_eq!(reflector.look(&nothing()).changes.len(), 1);
+        assert!(reflector.look(&nothing()).changes.is_empty());
+    }
+
+    #[test]
+    fn a_file_above_the_bound_is_told_once_and_keeps_its_resources() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut reflector = reflector(folder.path());
+        fs::write(folder.path().join("a.yaml"), "#".repeat(65)).unwrap();
+        let look = reflector.look(&Hint::Everything);
+        let [(_, FileChange::Read { problems, complete: false, .. })] = look.changes.as_slice() else { panic!("{look:?}") };
+        assert!(problems[0].message.contains("64"), "{}", problems[0]);
+        assert!(reflector.look(&Hint::Everything).changes.is_empty());
+    }
+
+    #[test]
+    fn what_lies_below_a_folder_that_cannot_be_read_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut reflector = reflector(folder.path());
+        let deep = folder.path().join("1/2/3/4");
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("a.yaml"), "# one\n").unwrap();
+        reflector.look(&Hint::Everything);
+        // The same as a folder that became unreadable: it is there, and is not walked into.
+        reflector.bounds.depth_max = 3;
+        let look = reflector.look(&nothing());
+        let told: Vec<&PathBuf> = look.changes.iter().map(|(path, _)| path).collect();
+        assert_eq!(told, [&deep]);
+    }
+}

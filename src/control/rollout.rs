@@ -4,12 +4,13 @@
 use super::mind::Mind;
 use super::model_files::ModelFiles;
 use super::queue::Outcome;
-use super::services::{Running, route_of};
+use super::services::{Running, Service, route_of};
 use super::status::Stage;
 use super::warm_up::warm_up;
 use crate::api::ResourceKey;
 use crate::api::status::{FailureInfo, FailureReason};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
+use crate::observe;
 use crate::pool::{ModelHandle, PoolOptions};
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::storage_uri::StorageUri;
@@ -19,6 +20,7 @@ use crate::store::{Stored, rfc3339};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -54,10 +56,8 @@ impl Rollout {
             return outcome;
         }
         let name = self.mind.services.with(&self.key, |service| service.attempt_for(&self.spec));
-        self.say(Stage::Pending);
         match self.bring_up(&name).await {
-            Ok(()) => Outcome::Done,
-            Err(Stop::Superseded) => Outcome::Done,
+            Ok(()) | Err(Stop::Superseded) => Outcome::Done,
             Err(Stop::Failed { message, may_pass }) => self.failed(&name, message, may_pass),
         }
     }
@@ -72,7 +72,7 @@ impl Rollout {
         if files == running.files {
             self.mind.services.with_route(&self.key, |service| {
                 service.attempt = None;
-                service.route = Some(route_of(&running.spec, Target::Ready(running.handle.clone())));
+                service.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
             });
             self.say(Stage::Serving);
             return Some(Outcome::Done);
@@ -83,7 +83,6 @@ impl Rollout {
     async fn bring_up(&self, name: &RevisionName) -> Result<(), Stop> {
         let began = Instant::now();
         let (model_dir, files) = self.fetch().await?;
-        self.say(Stage::Loading("loading the model".to_owned()));
         let model = self.load(model_dir.path()).await?;
         let handle = ModelHandle::start(model, self.pool_options(name));
         let deadline = Instant::now() + Duration::from_secs(self.spec.timeout_s);
@@ -147,10 +146,8 @@ impl Rollout {
             let known = self.mind.engines.names().collect::<Vec<_>>().join("`, `");
             return Err(Stop::Failed { message: format!("no engine `{}` here; there is `{known}`", self.spec.engine), may_pass: false });
         };
-        let permit = tokio::select! {
-            () = self.superseded.cancelled() => return Err(Stop::Superseded),
-            permit = Arc::clone(&self.mind.loads).acquire_owned() => permit,
-        };
+        let permit = self.turn_to_load().await?;
+        self.say(Stage::Loading("loading the model".to_owned()));
         let options = LoadOptions { args: self.spec.args.clone(), env: self.spec.env.clone(), ..LoadOptions::default() };
         let (path, span) = (model.to_owned(), tracing::info_span!("load", service = %self.key, engine = %self.spec.engine));
         let loading = tokio::task::spawn_blocking(move || {
@@ -167,6 +164,20 @@ impl Rollout {
                 Err(Stop::Failed { message: error.to_string(), may_pass: false })
             }
             Err(error) => Err(Stop::Failed { message: format!("the engine failed hard while loading: {error}"), may_pass: false }),
+        }
+    }
+
+    /// Waits until fewer models load than may at once.
+    async fn turn_to_load(&self) -> Result<OwnedSemaphorePermit, Stop> {
+        const NEVER_CLOSED: &str = "the semaphore is there because nobody closes it";
+        let loads = &self.mind.loads;
+        if let Ok(permit) = Arc::clone(loads).try_acquire_owned() {
+            return Ok(permit);
+        }
+        self.say(Stage::Pending);
+        tokio::select! {
+            () = self.superseded.cancelled() => Err(Stop::Superseded),
+            permit = Arc::clone(loads).acquire_owned() => Ok(permit.expect(NEVER_CLOSED)),
         }
     }
 
@@ -192,7 +203,7 @@ impl Rollout {
     }
 
     fn failed(&self, name: &RevisionName, message: String, may_pass: bool) -> Outcome {
-        let failure = FailureInfo {
+        let mut failure = FailureInfo {
             location: self.stored.place.to_string(),
             reason: Some(FailureReason::ModelLoadFailed),
             message,
@@ -200,26 +211,28 @@ impl Rollout {
             time: Some(rfc3339(SystemTime::now())),
             exit_code: None,
         };
-        let stays = self.mind.services.with_route(&self.key, |service| {
-            service.last_failure = Some(failure.clone());
+        let (news, still_serving) = self.mind.services.with_route(&self.key, |service| {
+            let news = service.fail(&mut failure);
             if service.running.is_none() {
-                service.route = Some(route_of(&self.spec, Target::NotReady(failure.message.clone())));
+                service.route = Some(Arc::new(route_of(&self.spec, Target::NotReady(failure.message.clone()))));
             }
-            service.running.as_ref().map(|running| running.name.to_string())
+            (news, service.running.as_ref().map(|running| running.name.to_string()))
         });
-        tracing::warn!(service = %self.key, revision = %name, still_serving = stays, error = %failure.message, "the model did not load");
+        if news {
+            tracing::warn!(service = %self.key, revision = %name, still_serving, error = %failure.message, "the model did not load");
+        }
+        observe::model_load_failed();
         self.say(Stage::Failed(failure));
         if may_pass { Outcome::Retry } else { Outcome::Done }
     }
 
     fn say(&self, stage: Stage) {
-        let idle = matches!(stage, Stage::Pending | Stage::Loading(_));
-        if idle && !self.superseded.is_cancelled() {
-            self.mind.services.with_route(&self.key, |service| {
-                if service.running.is_none() {
-                    service.route = Some(route_of(&self.spec, Target::NotReady("It is being loaded.".to_owned())));
-                }
-            });
+        let unknown = |service: &mut Service| {
+            service.running.is_none() && service.route.as_ref().is_none_or(|route| *route.model_name != *self.spec.model_name)
+        };
+        if matches!(stage, Stage::Loading(_)) && self.mind.services.with(&self.key, unknown) {
+            let route = route_of(&self.spec, Target::NotReady("It is being loaded.".to_owned()));
+            self.mind.services.with_route(&self.key, |service| service.route = Some(Arc::new(route)));
         }
         self.mind.say(&self.key, &self.stored, stage, Some(&self.spec.runtime));
     }

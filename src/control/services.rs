@@ -13,7 +13,7 @@ use crate::router::{Route, RouteTable, Router, Target};
 use crate::storage::ModelDir;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 /// A revision that answers requests.
@@ -51,7 +51,7 @@ pub(super) struct Service {
     pub(super) unloaded: Option<u64>,
     /// Clients that wait for the end of the next reconcile.
     pub(super) waiting: Vec<oneshot::Sender<Result<(), InferenceError>>>,
-    pub(super) route: Option<Route>,
+    pub(super) route: Option<Arc<Route>>,
 }
 
 impl Service {
@@ -66,10 +66,23 @@ impl Service {
         name
     }
 
+    /// Notes why the newest spec does not serve; whether that is news. The same failure keeps its time.
+    pub(super) fn fail(&mut self, failure: &mut FailureInfo) -> bool {
+        if let Some(last) = &self.last_failure {
+            let repeated = FailureInfo { time: last.time.clone(), ..failure.clone() };
+            if repeated == *last {
+                *failure = repeated;
+                return false;
+            }
+        }
+        self.last_failure = Some(failure.clone());
+        true
+    }
+
     /// Puts a warmed revision in the place of the one that runs, which is returned.
     pub(super) fn replace(&mut self, running: Running) -> Option<Running> {
         self.attempt = None;
-        self.route = Some(route_of(&running.spec, Target::Ready(running.handle.clone())));
+        self.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
         let old = self.running.replace(running);
         self.previous = old.as_ref().map(|old| old.name.clone()).or_else(|| self.previous.take());
         old
@@ -118,7 +131,13 @@ impl Services {
         act(all.entry(key.clone()).or_default())
     }
 
-    /// The same, and puts a new route table in place before it returns.
+    /// Looks at or changes one service if there is an entry.
+    pub(super) fn with_known<T>(&self, key: &ResourceKey, act: impl FnOnce(&mut Service) -> T) -> Option<T> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get_mut(key).map(act)
+    }
+
+    /// The same as [`Services::with`], and puts a new route table in place before it returns.
     pub(super) fn with_route<T>(&self, key: &ResourceKey, act: impl FnOnce(&mut Service) -> T) -> T {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let result = act(all.entry(key.clone()).or_default());

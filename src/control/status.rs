@@ -20,7 +20,7 @@ pub(super) const NOT_YET_SERVED: &str = "NotYetServed";
 /// How far the newest spec of a service is.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Stage {
-    /// Waits for its turn.
+    /// Waits for its turn to load.
     Pending,
     /// Is fetched, loaded or warmed up; with a sentence for people.
     Loading(String),
@@ -207,7 +207,7 @@ fn unknown(reason: &str, message: &str) -> Fact {
 /// Whether the newest spec is ready.
 fn newest(facts: &Facts<'_>) -> Fact {
     match &facts.stage {
-        Stage::Pending => unknown("Pending", "waiting to be loaded"),
+        Stage::Pending => unknown("Pending", "waiting for its turn to load"),
         Stage::Loading(what) => unknown("Loading", what),
         Stage::Serving => holds(),
         Stage::Failed(failure) => fails(&failure.reason.map(|reason| reason.to_string()).unwrap_or_default(), &failure.message),
@@ -354,7 +354,7 @@ mod tests {
         keep_transition_times(&mut conditions, None, UNIX_EPOCH);
         let before = InferenceServiceStatus { conditions: conditions.clone(), ..InferenceServiceStatus::default() };
         conditions[1].status = ConditionStatus::True;
-        keep_transition_times(&mut conditions, Some(&before), UNIX_EPOCH + Duration::from_secs(60));
+        keep_transition_times(&mut conditions, Some(&before), UNIX_EPOCH + Duration::from_mins(1));
         assert_eq!(conditions[0].last_transition_time.as_deref(), Some("1970-01-01T00:00:00Z"));
         assert_eq!(conditions[1].last_transition_time.as_deref(), Some("1970-01-01T00:01:00Z"));
     }

@@ -18,11 +18,11 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads a model file's text: `fail` does not load, `panic` ends hard, anything else is what the model answers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Scripted {
     loads: Mutex<Vec<String>>,
-    /// A model that says `slow` loads once this is let go.
-    slow: Mutex<()>,
+    /// A model that says `slow` loads once the other end is dropped.
+    slow: Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
 impl EngineLoader for Scripted {
@@ -30,7 +30,7 @@ impl EngineLoader for Scripted {
         let text = fs::read_to_string(model).map_err(|error| LoadError::InvalidModel(error.to_string()))?;
         self.loads.lock().unwrap().push(text.clone());
         if text == "slow" {
-            drop(self.slow.lock().unwrap());
+            assert!(self.slow.lock().unwrap().recv().is_err());
         }
         assert_ne!(text, "panic", "the model asks for it");
         if text.starts_with("fail") {
@@ -71,6 +71,8 @@ struct House {
     router: Router,
     repository: Repository,
     engine: Arc<Scripted>,
+    /// Dropped to let slow models load.
+    hold: Option<std::sync::mpsc::Sender<()>>,
     version: watched::Receiver<u64>,
 }
 
@@ -103,7 +105,7 @@ fn config(folder: &Path) -> Config {
         deployment_mode: DeploymentMode::Knative,
         debounce: Duration::from_millis(10),
         // Only events, never the slow look, may make a test pass.
-        rescan: Duration::from_secs(3600),
+        rescan: Duration::from_hours(1),
         poll: Duration::from_millis(10),
         manifest_bytes_max: 1 << 20,
         manifests_max: 1000,
@@ -132,7 +134,9 @@ impl House {
     }
 
     async fn over(folder: TempDir) -> Self {
-        let (router, engine) = (Router::default(), Arc::new(Scripted::default()));
+        let (hold, slow) = std::sync::mpsc::channel();
+        let engine = Arc::new(Scripted { loads: Mutex::default(), slow: Mutex::new(slow) });
+        let router = Router::default();
         let (repository, commands) = Repository::channel();
         let mut engines = EngineRegistry::default();
         engines.add("scripted", Arc::clone(&engine) as Arc<dyn EngineLoader>);
@@ -140,7 +144,7 @@ impl House {
         let control = Control::start(config(folder.path()), engines, storage, (router.clone(), commands), Box::new(|_| ()));
         let (told, version) = watched::channel(0);
         control.reader().on_change(move |version| told.send(version).is_ok());
-        let house = Self { folder, control, router, repository, engine, version };
+        let house = Self { folder, control, router, repository, engine, hold: Some(hold), version };
         let mut ready = house.control.ready();
         tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
         house
@@ -273,8 +277,8 @@ async fn a_failed_load_keeps_the_old_revision() {
         let predictor = &status.components["predictor"];
         assert_eq!(predictor.latest_ready_revision, "iris-predictor-00001");
         assert_ne!(predictor.latest_created_revision, "iris-predictor-00001");
-        let states = status.model_status.states.unwrap();
-        assert_eq!((states.active_model_state, states.target_model_state), (ModelState::Loaded, ModelState::FailedToLoad));
+        let model = status.model_status.states.unwrap();
+        assert_eq!((model.active_model_state, model.target_model_state), (ModelState::Loaded, ModelState::FailedToLoad));
         assert_eq!(house.ask("iris").await.unwrap(), "setosa");
         house.put("models/iris.yaml", &service("iris", "iris.txt"));
         house.until_revision("iris", 1).await;
@@ -457,15 +461,13 @@ async fn a_client_unloads_a_model_and_loads_it_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_spec_does_not_wait_for_a_slow_load() {
     let mut house = House::with(&[("models/slow.txt", "slow"), ("models/fast.txt", "fast")]).await;
-    let engine = Arc::clone(&house.engine);
-    let held = engine.slow.lock().unwrap();
     house.put("models/iris.yaml", &service("iris", "slow.txt"));
     let loading = |status: &InferenceServiceStatus| status.model_status.states.is_some_and(|s| s.target_model_state == ModelState::Loading);
     house.until_status("iris", "loading", loading).await;
     house.put("models/iris.yaml", &service("iris", "fast.txt"));
     house.until_revision("iris", 2).await;
     assert_eq!(house.ask("iris").await.unwrap(), "fast");
-    drop(held);
+    drop(house.hold.take());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ pub(super) async fn warm_up(handle: &ModelHandle, deadline: Instant) {
     match handle.infer(request, deadline).await {
         Ok(_) => {}
         Err(InferenceError::InvalidInput(error)) => {
-            tracing::debug!(revision = handle.revision(), %error, "the model takes no zeros to warm up")
+            tracing::debug!(revision = handle.revision(), %error, "the model takes no zeros to warm up");
         }
         Err(error) => {
             tracing::warn!(revision = handle.revision(), %error, "the warm-up run failed, perhaps because zeros mean nothing to the model; it serves");

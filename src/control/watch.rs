@@ -104,9 +104,8 @@ impl Watch {
 
     /// Sets every watch anew at the next [`Watch::follow`], whatever became of them unheard.
     pub(super) fn forget(&mut self) {
+        // Every path starts with the empty one.
         self.inbox.pending().gone.insert(PathBuf::new());
-        let all: BTreeSet<PathBuf> = self.followed.keys().cloned().collect();
-        self.inbox.pending().gone.extend(all);
     }
 
     /// Returns when there may be something new and the folders are quiet. Cancel safe.
@@ -206,4 +205,83 @@ fn only_read(kind: EventKind) -> bool {
 
 fn ends_watch(kind: EventKind) -> bool {
     matches!(kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From | RenameMode::Any)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use notify::event::{CreateKind, Flag, RemoveKind};
+
+    fn event(kind: EventKind, path: &str) -> notify::Event {
+        notify::Event::new(kind).add_path(path.into())
+    }
+
+    fn watch() -> Watch {
+        let times = Times { debounce: Duration::from_millis(50), poll: Duration::from_secs(1) };
+        Watch { times, watcher: None, inbox: Arc::default(), followed: BTreeMap::new(), polling: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_one_hint_after_a_quiet_moment() {
+        let watch = watch();
+        let began = Instant::now();
+        let writing = async {
+            for number in 0..4 {
+                watch.inbox.take(Ok(event(EventKind::Create(CreateKind::File), &format!("{number}.yaml"))));
+                sleep(Duration::from_millis(40)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let hint = tokio::select! {
+            hint = watch.changed() => hint,
+            () = writing => unreachable!(),
+        };
+        assert_eq!(hint, Hint::Paths((0..4).map(|number| format!("{number}.yaml").into()).collect()));
+        assert_eq!(began.elapsed().as_millis(), 3 * 40 + 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_that_is_never_quiet_is_looked_at_all_the_same() {
+        let watch = watch();
+        let began = Instant::now();
+        let writing = async {
+            loop {
+                watch.inbox.take(Ok(event(EventKind::Create(CreateKind::File), "a.yaml")));
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            _ = watch.changed() => {}
+            () = writing => unreachable!(),
+        }
+        assert_eq!(began.elapsed().as_millis(), 500);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_events_and_too_many_of_them_read_everything() {
+        let watch = watch();
+        watch.inbox.take(Ok(notify::Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        assert_eq!(watch.changed().await, Hint::Everything);
+        for number in 0..=PATHS_MAX {
+            watch.inbox.take(Ok(event(EventKind::Create(CreateKind::File), &number.to_string())));
+        }
+        assert_eq!(watch.changed().await, Hint::Everything);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_system_that_tells_nothing_is_polled() {
+        let watch = Watch { polling: true, ..watch() };
+        let began = Instant::now();
+        assert_eq!(watch.changed().await, Hint::Paths(BTreeSet::new()));
+        assert_eq!(began.elapsed().as_millis(), 1050);
+    }
+
+    #[test]
+    fn our_own_reading_is_no_change_and_a_removed_folder_ends_its_watch() {
+        let mut pending = Pending::default();
+        assert!(!pending.add(Ok(event(EventKind::Access(AccessKind::Read), "a.yaml"))));
+        assert!(!pending.add(Ok(event(EventKind::Access(AccessKind::Close(AccessMode::Read)), "a.yaml"))));
+        assert!(pending.add(Ok(event(EventKind::Remove(RemoveKind::Folder), "models"))));
+        assert_eq!(pending.gone.len(), 1);
+    }
 }

@@ -67,9 +67,9 @@ impl RouteTable {
     /// Builds a table; where two services of the default namespace share a model name, the one that
     /// comes first by service name answers to it.
     #[must_use]
-    pub fn new(default_namespace: impl Into<String>, routes: impl IntoIterator<Item = Route>) -> Self {
+    pub fn new(default_namespace: impl Into<String>, routes: impl IntoIterator<Item = impl Into<Arc<Route>>>) -> Self {
         let default_namespace = default_namespace.into();
-        let mut all: Vec<Arc<Route>> = routes.into_iter().map(Arc::new).collect();
+        let mut all: Vec<Arc<Route>> = routes.into_iter().map(Into::into).collect();
         all.sort_by(|a, b| (&a.namespace, &a.service).cmp(&(&b.namespace, &b.service)));
         let mut table = Self { default_namespace, ..Self::default() };
         for route in &all {
