@@ -283,7 +283,7 @@ fn a_name_is_asked_for_and_the_namespace_filled_in() {
     assert_eq!(parse_with(IRIS.as_bytes(), Path::new("a.yaml"), &options).resources[0].resource.key().namespace, "team");
     assert_eq!(told(&IRIS.replace("name: iris", "name: 7")).len(), 1);
     let runtime = "apiVersion: serving.kserve.io/v1alpha1\nkind: ClusterServingRuntime\nmetadata: {name: r, namespace: prod}\nspec: {containers: [{name: kserve-container}], supportedModelFormats: [{name: onnx, priority: 1}]}\n";
-    assert_eq!(told(runtime), ["a.yaml:3:31: metadata.namespace: ignored: a ClusterServingRuntime has no namespace"]);
+    assert_eq!(told(runtime), ["a.yaml:3:32: metadata.namespace: ignored: a ClusterServingRuntime has no namespace"]);
     assert_eq!(read(runtime).resources[0].resource.key().to_string(), "ClusterServingRuntime/r");
 }
 

@@ -88,3 +88,6 @@ pub fn check(manifest: &mut Manifest, defaults: &Defaults) -> Vec<Problem> {
 fn later(parts: Vec<(String, String)>) -> impl Iterator<Item = Violation> {
     parts.into_iter().map(|(field, sentence)| Violation { severity: Severity::NotYetServed, ..Violation::error(field, sentence) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! Services as users write them, and what KServe's webhooks say to them.
+
+use std::path::Path;
+
+use super::*;
+use crate::api::inference_service::InferenceService;
+use crate::api::serving_runtime::ServingRuntime;
+use crate::manifest;
+
+const KNATIVE: Defaults = Defaults { deployment_mode: DeploymentMode::Knative };
+const STANDARD: Defaults = Defaults { deployment_mode: DeploymentMode::Standard };
+
+fn manifest(annotations: &str, spec: &str) -> Manifest {
+    let text = format!(
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n  annotations: {{{annotations}}}\nspec:\n{}",
+        spec.lines().map(|line| format!("  {line}\n")).collect::<String>()
+    );
+    let mut parsed = manifest::parse(text.as_bytes(), Path::new("a.yaml"));
+    assert!(parsed.problems.iter().all(|problem| problem.severity == Severity::Ignored), "{:?}", parsed.problems);
+    parsed.resources.remove(0)
+}
+
+/// Everything that is said about a spec, as users see it.
+fn told_with(annotations: &str, spec: &str, defaults: Defaults) -> Vec<String> {
+    check(&mut manifest(annotations, spec), &defaults).iter().map(ToString::to_string).collect()
+}
+
+fn told(spec: &str) -> Vec<String> {
+    told_with("", spec, KNATIVE)
+}
+
+/// The same for the iris model with more lines below `predictor`.
+fn told_of_predictor(lines: &str) -> Vec<String> {
+    told(&iris(lines))
+}
+
+fn iris(lines: &str) -> String {
+    let more: String = lines.lines().map(|line| format!("  {line}\n")).collect();
+    format!("predictor:\n  model:\n    modelFormat: {{name: onnx}}\n    storageUri: /models/iris\n{more}")
+}
+
+fn defaulted(annotations: &str, spec: &str, defaults: Defaults) -> InferenceService {
+    let mut manifest = manifest(annotations, spec);
+    let _ = check(&mut manifest, &defaults);
+    let Resource::InferenceService(service) = manifest.resource else { panic!("no service") };
+    *service
+}
+
+#[test]
+fn a_plain_service_is_admitted_without_a_word() {
+    assert_eq!(told_of_predictor(""), Vec::<String>::new());
+    assert_eq!(told_with("", &iris(""), STANDARD), Vec::<String>::new());
+}
+
+#[test]
+fn an_older_framework_key_becomes_a_model() {
+    for (key, protocol) in [("sklearn", None), ("onnx", Some("v2")), ("triton", Some("v2")), ("huggingface", Some("v2")), ("xgboost", None)]
+    {
+        let service =
+            defaulted("", &format!("predictor:\n  {key}:\n    storageUri: x\n    args: [--a]\n    env: [{{name: A, value: b}}]"), KNATIVE);
+        let model = service.spec.predictor.model.as_ref().unwrap();
+        assert_eq!((model.model_format.name.as_str(), model.protocol_version.as_deref()), (key, protocol));
+        assert_eq!((model.storage_uri.as_deref(), model.args.len(), model.env.len(), &model.runtime), (Some("x"), 1, 1, &None));
+        assert!(service.spec.predictor.frameworks().is_empty());
+        assert_eq!(service.metadata.annotations["modelFormat"], key);
+    }
+    let service = defaulted("modelFormat: mine", &iris(""), KNATIVE);
+    assert_eq!(service.metadata.annotations["modelFormat"], "mine");
+    assert_eq!(service.spec.predictor.model.unwrap().protocol_version, None);
+}
+
+#[test]
+fn defaulting_twice_changes_nothing_more() {
+    let mut service = defaulted("", "predictor:\n  triton: {storageUri: x}", STANDARD);
+    let once = service.clone();
+    default_inference_service(&mut service, &STANDARD);
+    assert_eq!(service, once);
+}
+
+#[test]
+fn old_names_of_deployment_modes_become_new_ones() {
+    let mode = |annotations: &str, defaults| {
+        defaulted(annotations, &iris(""), defaults).metadata.annotations.get("serving.kserve.io/deploymentMode").cloned()
+    };
+    assert_eq!(mode("serving.kserve.io/deploymentMode: RawDeployment", KNATIVE).as_deref(), Some("Standard"));
+    assert_eq!(mode("serving.kserve.io/deploymentMode: Serverless", STANDARD).as_deref(), Some("Knative"));
+    assert_eq!(mode("", STANDARD).as_deref(), Some("Standard"));
+    assert_eq!(mode("", KNATIVE), None);
+    assert_eq!(
+        told_with("serving.kserve.io/deploymentMode: Standrad", &iris(""), KNATIVE),
+        [
+            "a.yaml:5:51: metadata.annotations[serving.kserve.io/deploymentMode]: `Standrad` is no deployment mode: ignored, as by KServe itself\nhint: did you mean `Standard`?"
+        ]
+    );
+}
+
+#[test]
+fn a_lone_custom_container_is_named_and_said_to_be_not_yet_served() {
+    let service = defaulted("", "predictor:\n  containers:\n  - image: mine", KNATIVE);
+    assert_eq!(service.spec.predictor.containers[0].name, "kserve-container");
+    assert_eq!(
+        told("predictor:\n  containers:\n  - image: mine"),
+        ["a.yaml:8:5: spec.predictor.containers: a custom predictor is not yet served"]
+    );
+}
+
+#[test]
+fn violations_below_an_older_key_are_placed_where_the_user_wrote_them() {
+    assert_eq!(
+        told("predictor:\n  sklearn:\n    name: mine\n    storageUri: x"),
+        ["a.yaml:9:13: spec.predictor.model.name: the 'name' field is not allowed in standard predictor"]
+    );
+}
+
+#[test]
+fn exactly_one_implementation_is_asked_for() {
+    let one = "exactly one of [SKLearn, XGBoost, Tensorflow, PyTorch, Triton, ONNX, HuggingFace, PMML, LightGBM, Paddle, Model, PodSpec] must be specified in PredictorSpec";
+    for spec in [
+        "predictor: {}",
+        "predictor:\n  sklearn: {storageUri: x}\n  onnx: {storageUri: x}",
+        "predictor:\n  sklearn: {storageUri: x}\n  model: {modelFormat: {name: onnx}}",
+        "predictor:\n  model: {modelFormat: {name: onnx}}\n  containers: [{name: kserve-container}]",
+        "predictor:\n  containers: [{name: kserve-container}, {name: kserve-container}]",
+    ] {
+        assert!(told(spec)[0].ends_with(one), "{spec}: {:?}", told(spec));
+    }
+    let collocated = "predictor:\n  model: {modelFormat: {name: onnx}}\n  containers: [{name: transformer-container}]";
+    assert_eq!(told(collocated), ["a.yaml:9:18: spec.predictor.containers[0]: a transformer beside the model is not yet served"]);
+    assert!(told(&format!("{}transformer: {{}}", iris("")))[0].contains("exactly one of [PodSpec] must be specified in TransformerSpec"));
+    assert!(told(&format!("{}explainer: {{}}", iris("")))[0].contains("exactly one of [ART, PodSpec] must be specified in ExplainerSpec"));
+}
+
+#[test]
+fn replicas_concurrency_and_shares_have_bounds() {
+    assert_eq!(
+        told_of_predictor(
+            "minReplicas: -1\nmaxReplicas: -2\ncontainerConcurrency: -1\ntimeout: -1\ncanaryTrafficPercent: 101\nbatcher: {maxBatchSize: 0}"
+        ),
+        [
+            "a.yaml:11:18: spec.predictor.minReplicas: 'MinReplicas' cannot be less than 0",
+            "a.yaml:12:18: spec.predictor.maxReplicas: 'MaxReplicas' cannot be less than 0",
+            "a.yaml:13:27: spec.predictor.containerConcurrency: parallelism cannot be less than 0",
+            "a.yaml:14:14: spec.predictor.timeout: timeout cannot be less than 0 seconds",
+            "a.yaml:15:27: spec.predictor.canaryTrafficPercent: canaryTrafficPercent must be from 0 to 100",
+            "a.yaml:16:29: spec.predictor.batcher.maxBatchSize: maxBatchSize must be at least 1",
+            "a.yaml:16:5: spec.predictor.batcher: a batcher is not yet served",
+        ]
+    );
+    assert!(told_of_predictor("minReplicas: 3\nmaxReplicas: 2")[0].contains("'MinReplicas' cannot be greater than MaxReplicas"));
+    assert_eq!(told_of_predictor("minReplicas: 3\nmaxReplicas: 0"), Vec::<String>::new());
+}
+
+#[test]
+fn the_metric_must_fit_the_autoscaler() {
+    assert!(told_of_predictor("scaleMetric: cpu")[0].contains("[cpu] is not a supported metric"));
+    assert!(told_of_predictor("scaleMetric: rps\nscaleTarget: 0")[0].contains("the target for rps should be greater than 1"));
+    let standard = |annotations: &str, lines: &str| told_with(annotations, &iris(lines), STANDARD);
+    assert!(standard("", "scaleMetric: rps")[0].contains("[rps] is not a supported metric"));
+    assert!(standard("", "scaleTarget: 101")[0].contains("the target utilization percentage should be a [1-100] integer"));
+    let keda = "serving.kserve.io/autoscalerClass: keda";
+    assert!(standard(keda, "scaleMetric: cpu")[0].contains("ScaleMetric is not supported for KEDA"));
+    assert_eq!(standard("serving.kserve.io/autoscalerClass: none", "scaleTarget: 101"), Vec::<String>::new());
+    assert!(standard("serving.kserve.io/autoscalerClass: kpa", "")[0].contains("[kpa] is not a supported autoscaler class type"));
+    assert_eq!(
+        told_with("autoscaling.knative.dev/class: hpa.autoscaling.knative.dev", &iris("scaleMetric: cpu"), KNATIVE),
+        Vec::<String>::new()
+    );
+    let metrics = "autoScaling:\n  metrics:\n  - type: Resource\n    resource: {name: memory, target: {type: AverageValue, averageValue: 1Ki}}\n  - type: External\n    external: {metric: {backend: prometheus}}";
+    let found = standard(keda, metrics);
+    assert!(
+        found[0].contains("autoScaling.metrics[0].resource.target.averageValue: the memory target value should be greater than 1 MiB"),
+        "{found:?}"
+    );
+    assert!(found[1].contains("autoScaling.metrics[1].external: an external metric needs `metric.query` and `target.value`"), "{found:?}");
+    assert!(standard("", metrics)[0].contains("autoScaling.metrics[1].type: invalid metric type"));
+}
+
+#[test]
+fn a_deployment_strategy_needs_standard_mode() {
+    assert!(told_of_predictor("deploymentStrategy: {type: Recreate}")[0].contains("only supported for raw deployment mode"));
+    assert_eq!(told_with("", &iris("deploymentStrategy: {type: Recreate}"), STANDARD), Vec::<String>::new());
+}
+
+#[test]
+fn a_logger_needs_its_mode_and_the_whole_of_its_storage() {
+    let found = told_of_predictor("logger: {url: http://x, mode: al}");
+    assert_eq!(found[0], "a.yaml:11:35: spec.predictor.logger.mode: invalid logger type\nhint: did you mean `all`?");
+    assert!(told_of_predictor("logger: {url: http://x}")[0].contains("invalid logger type\nhint: one of `all`, `request`, `response`"));
+    assert!(told_of_predictor("logger: {mode: all, storage: {path: x}}")[0].contains("invalid logger storage configuration"));
+    assert_eq!(told_of_predictor("logger: {mode: all}"), ["a.yaml:11:5: spec.predictor.logger: a request logger is not yet served"]);
+}
+
+#[test]
+fn variables_and_names_that_kserve_blocks_are_refused() {
+    let spec = "predictor:\n  model:\n    name: x\n    modelFormat: {name: onnx}\n    protocolVersion: v3\n    env: [{name: PYTHONPATH, value: /x}]\n  containers:\n  - name: transformer-container\n    env: [{name: STORAGE_URI, value: x}]";
+    let found = told(spec);
+    for (index, message) in [
+        "spec.predictor.model.name: the 'name' field is not allowed in standard predictor",
+        "spec.predictor.model.env[0].name: environment variable `PYTHONPATH` is not allowed",
+        "spec.predictor.model.protocolVersion: `v3` is no protocol that KServe knows\nhint: did you mean `v1`?",
+        "spec.predictor.containers[0].env[0].name: storage uri should not be specified in transformer container",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(found[index].ends_with(message), "{found:?}");
+    }
+    assert!(
+        told("predictor:\n  containers: [{env: [{name: PROTOCOL, value: v3}]}]")[0]
+            .contains("invalid protocol v3: must be one of [v1, v2]")
+    );
+}
+
+#[test]
+fn storage_is_given_in_one_way() {
+    let model = |lines: &str| told(&format!("predictor:\n  model:\n    modelFormat: {{name: onnx}}\n{lines}"));
+    assert!(model("    storageUri: x\n    storage: {path: y}\n")[0].contains("must provide only one of storageUri and storage.path"));
+    assert!(
+        model("    storageUri: x\n  storageUris: [{uri: y}]\n")[0].contains("Setting both StorageURI and StorageURIs is not supported.")
+    );
+    let uris = |list: &str| model(&format!("  storageUris: {list}\n"));
+    assert!(uris("[{uri: ''}]")[0].contains("storageUri cannot be empty"));
+    for (path, message) in [("a", "must be an absolute path"), ("/", "must not be the root `/`"), ("/a/../b", "must not contain `..`")] {
+        assert!(uris(&format!("[{{uri: x, mountPath: {path}}}]"))[0].contains(message), "{path}");
+    }
+    assert!(uris("[{uri: x, mountPath: /a/b}, {uri: y, mountPath: /c/d}]")[0].contains("common parent directory"));
+    assert!(
+        uris("[{uri: x}, {uri: y}, {uri: 'pvc://a', mountPath: /p}, {uri: 'pvc://b', mountPath: /p}]")[0].contains("used by another pvc")
+    );
+    assert_eq!(
+        uris("[{uri: x, mountPath: /mnt/a}, {uri: y, mountPath: /mnt/b}]"),
+        ["a.yaml:10:5: spec.predictor.storageUris: a model from several places is not yet served"]
+    );
+}
+
+#[test]
+fn a_model_without_a_format_and_a_wrong_name_are_refused() {
+    assert!(
+        told("predictor:\n  model: {storageUri: x}")[0]
+            .starts_with("a.yaml:8:5: spec.predictor.model.modelFormat.name: every model needs a format")
+    );
+    let mut wrong = manifest("", &iris(""));
+    for name in ["1iris", "Iris", "iris.v1", "iris-", "iris_1"] {
+        name.clone_into(&mut wrong.resource.metadata_mut().name);
+        assert!(check(&mut wrong, &KNATIVE)[0].message.starts_with("a InferenceService name must consist of"), "{name}");
+    }
+}
+
+#[test]
+fn canaries_have_names_shares_and_nothing_that_is_the_stable_ones() {
+    let canary = |text: &str| told_with("", &format!("{}canary:\n{text}", iris("")), STANDARD);
+    let found = canary(
+        "- predictor: {maxReplicas: 2, minReplicas: 2}\n- trafficPercent: 60\n  predictor: {name: b}\n- trafficPercent: 60\n  predictor: {name: b}",
+    );
+    for message in [
+        "spec.canary: the traffic of all canaries is 120 percent: at most 100",
+        "spec.canary[0].trafficPercent: trafficPercent must be written",
+        "spec.canary[0].predictor.name: every canary needs a name",
+        "spec.canary[0].predictor.maxReplicas: a canary must not set maxReplicas",
+        "spec.canary[0].predictor.minReplicas: more than the 1 of the stable predictor",
+        "spec.canary[2].predictor.name: canary name `b` is used twice",
+        "spec.canary: a canary predictor is not yet served",
+    ] {
+        assert!(found.iter().any(|line| line.ends_with(message)), "{message}: {found:?}");
+    }
+    let knative = told(&format!("{}canary: [{{trafficPercent: 5, predictor: {{name: b}}}}]", iris("")));
+    assert!(knative[0].contains("canary is only supported in Standard deployment mode"));
+}
+
+#[test]
+fn the_deployment_mode_stays_and_a_renamed_predictor_needs_another_model() {
+    let old = defaulted("", &iris(""), KNATIVE);
+    assert_eq!(inference_service_update(&old, &old, "Knative", &KNATIVE), []);
+    let found = inference_service_update(&old, &old, "Standard", &KNATIVE);
+    assert_eq!(found[0].message, "update rejected: deploymentMode cannot be changed from 'Standard' to 'Knative'");
+    let mut renamed = old.clone();
+    renamed.spec.predictor.name = "b".to_owned();
+    assert_eq!(
+        inference_service_update(&old, &renamed, "", &KNATIVE)[0].message,
+        "predictor.name change requires a model change (e.g. storageUri)"
+    );
+    renamed.spec.predictor.model.as_mut().unwrap().storage_uri = Some("other".to_owned());
+    assert_eq!(inference_service_update(&old, &renamed, "", &KNATIVE), []);
+}
+
+fn runtime(name: &str, spec: &str) -> ServingRuntime {
+    let text = format!("apiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+    let mut parsed = manifest::parse(text.as_bytes(), Path::new("r.yaml"));
+    assert_eq!(parsed.problems, []);
+    let Resource::ServingRuntime(runtime) = parsed.resources.remove(0).resource else { panic!("no runtime") };
+    *runtime
+}
+
+#[test]
+fn a_runtime_keeps_kserves_rules() {
+    let messages = |spec: &str| serving_runtime(&runtime("r", spec)).into_iter().map(|found| found.message).collect::<Vec<_>>();
+    assert_eq!(
+        messages("{containers: [{name: kserve-container}], supportedModelFormats: [{name: onnx, priority: 1}]}"),
+        Vec::<String>::new()
+    );
+    assert_eq!(messages("{disabled: true}"), Vec::<String>::new());
+    assert_eq!(
+        messages(
+            "{supportedModelFormats: [{name: '', priority: 0}, {name: a, autoSelect: true, priority: 1}, {name: a, autoSelect: true, priority: 2}]}"
+        ),
+        [
+            "every runtime needs a container",
+            "every model format needs a name",
+            "priority must be at least 1",
+            "different priorities assigned for the model format a under the servingruntime r"
+        ]
+    );
+    assert!(messages("{containers: [{env: [{name: PYTHONPATH, value: x}]}]}")[0].contains("PYTHONPATH"));
+}
+
+#[test]
+fn two_runtimes_with_the_same_priority_for_a_format_are_told_apart_by_name() {
+    let with = |name: &str, format: &str| {
+        runtime(name, &format!("{{protocolVersions: [v2], containers: [{{name: a}}], supportedModelFormats: [{format}]}}"))
+    };
+    let first = with("a", "{name: onnx, autoSelect: true, priority: 1}");
+    let second = with("b", "{name: ONNX, autoSelect: true, priority: 1}");
+    let other = with("c", "{name: onnx, version: \"1\", autoSelect: true, priority: 1}");
+    let unset = with("d", "{name: onnx, autoSelect: true}");
+    let found = runtime_conflicts(&[&first, &other, &second, &unset]);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].0, 2);
+    assert_eq!(found[0].1.message, "same priority assigned for the model format ONNX in the servingruntimes a and b in namespace default");
+}
