@@ -2,7 +2,7 @@
 
 use super::fault::{Fault, Position};
 use super::places::pointed;
-use super::tree::{NodeId, Tree, Value};
+use super::tree::{Entry, NodeId, Tree, Value};
 use crate::api::Kind;
 use crate::api::problem::{Severity, did_you_mean};
 
@@ -49,22 +49,25 @@ fn header(tree: &Tree, root: NodeId) -> Result<(&str, &str), Fault> {
     let Value::Mapping(entries) = &node.value else {
         return Err(Fault::at(node.position, format!("not a Kubernetes object: must be a mapping, found {}", node.value.describe())));
     };
-    let field = |name: &str| match tree.get(root, name).filter(|&id| !tree.is_null(id)) {
-        Some(id) => tree.text(id).ok_or_else(|| {
-            Fault::at(tree.node(id).position, format!("must be a text, found {}", tree.node(id).value.describe())).with_field(name)
-        }),
-        None => {
-            let fault = Fault::at(node.position, format!("not a Kubernetes object: `{name}` is missing")).with_field(name);
-            let meant = did_you_mean(name, entries.iter().map(|entry| &*entry.key).filter(|key| *key != "kind" && *key != "apiVersion"));
-            Err(match meant {
-                Some(written) => fault.with_hint(format!("did you mean `{name}` where `{written}` stands?")),
-                None => {
-                    fault.with_hint("an InferenceService begins with `apiVersion: serving.kserve.io/v1beta1` and `kind: InferenceService`")
-                }
-            })
-        }
+    let field = |name: &str| match tree.get(root, name) {
+        Some(id) if !tree.is_null(id) => tree.text(id).ok_or_else(|| not_text(tree, id).with_field(name)),
+        _ => Err(missing(node.position, name, entries)),
     };
     Ok((field("apiVersion")?, field("kind")?))
+}
+
+fn not_text(tree: &Tree, id: NodeId) -> Fault {
+    let node = tree.node(id);
+    Fault::at(node.position, format!("must be a text, found {}", node.value.describe()))
+}
+
+fn missing(position: Position, name: &str, entries: &[Entry]) -> Fault {
+    let fault = Fault::at(position, format!("not a Kubernetes object: `{name}` is missing")).with_field(name);
+    let others = entries.iter().map(|entry| &*entry.key).filter(|key| !matches!(*key, "kind" | "apiVersion"));
+    match did_you_mean(name, others) {
+        Some(written) => fault.with_hint(format!("did you mean `{name}` where `{written}` stands?")),
+        None => fault.with_hint("an InferenceService begins with `apiVersion: serving.kserve.io/v1beta1` and `kind: InferenceService`"),
+    }
 }
 
 fn classify(tree: &Tree, root: NodeId, api_version: &str, kind: &str) -> Document {

@@ -161,7 +161,9 @@ impl FileReader<'_> {
         for (severity, faults) in
             [(Severity::Error, findings.errors), (Severity::Warning, findings.unknown), (Severity::Ignored, findings.meaningless)]
         {
-            faults.into_iter().for_each(|fault| self.report(severity, fault, key.as_ref()));
+            for fault in faults {
+                self.report(severity, fault, key.as_ref());
+            }
         }
         let Some(mut resource) = resource else { return };
         let position = tree.node(root).position;

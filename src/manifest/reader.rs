@@ -144,7 +144,8 @@ impl Builder {
         let text: Box<str> = text.into_owned().into();
         if anchor == 0 && self.wants_key() {
             let merge = !quoted && &*text == "<<";
-            return self.key(Key { text, position, merge });
+            self.key(Key { text, position, merge });
+            return Ok(());
         }
         let id = self.tree.add(Value::Scalar(Scalar { text, quoted }), position);
         self.place(id, anchor, position)
@@ -186,11 +187,10 @@ impl Builder {
         matches!(self.open.last(), Some(Open { content: Content::Mapping(mapping), .. }) if mapping.key.is_none())
     }
 
-    fn key(&mut self, key: Key) -> Result<(), Fault> {
+    fn key(&mut self, key: Key) {
         if let Some(Open { content: Content::Mapping(mapping), .. }) = self.open.last_mut() {
             mapping.key = Some(key);
         }
-        Ok(())
     }
 
     /// Puts a finished node where it belongs: the root, an item, a key, or the value of a key.
@@ -209,7 +209,7 @@ impl Builder {
                         return Err(Fault::at(position, "a key must be a word, not a list or a mapping"));
                     };
                     let text = scalar.text.clone();
-                    return self.key(Key { text, position, merge: false });
+                    self.key(Key { text, position, merge: false });
                 }
             },
         }

@@ -1,5 +1,7 @@
 //! Files as users write them, whole and broken, and what they are told.
 
+use std::fmt::Write as _;
+
 use super::*;
 use crate::api::component::ScaleMetric;
 
@@ -36,7 +38,7 @@ fn service(parsed: &Parsed, index: usize) -> &InferenceService {
 fn predictor(lines: &str) -> String {
     format!(
         "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\nspec:\n  predictor:\n{}",
-        lines.lines().map(|line| format!("    {line}\n")).collect::<String>()
+        lines.lines().map(|line| format!("    {line}\n")).collect::<Vec<_>>().concat()
     )
 }
 
@@ -154,7 +156,7 @@ fn a_billion_laughs_are_refused_and_cost_nothing() {
     text.push_str("  x0: &x0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n");
     for level in 1..40 {
         let below = vec![format!("*x{}", level - 1); 9].join(", ");
-        text.push_str(&format!("  x{level}: &x{level} [{below}]\n"));
+        writeln!(text, "  x{level}: &x{level} [{below}]").unwrap();
     }
     let told = told(&text);
     assert_eq!(told.len(), 1);
@@ -165,7 +167,7 @@ fn a_billion_laughs_are_refused_and_cost_nothing() {
 fn aliases_nested_deeper_than_any_stack_are_refused() {
     let mut text = String::from("a0: &a0 [x]\n");
     for level in 1..400 {
-        text.push_str(&format!("a{level}: &a{level} [*a{}]\n", level - 1));
+        writeln!(text, "a{level}: &a{level} [*a{}]", level - 1).unwrap();
     }
     assert!(told(&text)[0].contains("nested 402 levels deep, more than 128"), "{:?}", &told(&text)[0]);
     assert!(told(&"[".repeat(100_000))[0].contains("not YAML"));
@@ -188,8 +190,8 @@ fn merge_keys_and_aliases_are_written_out() {
 
 #[test]
 fn a_merge_bomb_is_refused() {
-    let keys: String = (0..2000).map(|key| format!("  k{key}: x\n")).collect();
-    let merges: String = (0..2000).map(|index| format!("m{index}: {{<<: *b}}\n")).collect();
+    let keys = (0..2000).map(|key| format!("  k{key}: x\n")).collect::<Vec<_>>().concat();
+    let merges = (0..2000).map(|index| format!("m{index}: {{<<: *b}}\n")).collect::<Vec<_>>().concat();
     assert!(told(&format!("b: &b\n{keys}{merges}"))[0].contains("merge keys copy more than 100000 entries"));
 }
 
@@ -237,10 +239,8 @@ fn numbers_are_bounded_by_their_type() {
 
 #[test]
 fn a_list_holds_several_resources() {
-    let items: String = [IRIS, &IRIS.replace("iris", "rose")]
-        .iter()
-        .map(|item| format!("- {}", item.replace('\n', "\n  ").trim_end().to_owned() + "\n"))
-        .collect();
+    let item = |text: &str| format!("- {}\n", text.replace('\n', "\n  ").trim_end());
+    let items = item(IRIS) + &item(&IRIS.replace("iris", "rose"));
     let parsed = read(&format!("apiVersion: v1\nkind: List\nitems:\n{items}"));
     assert_eq!(parsed.problems, []);
     assert_eq!(parsed.resources.len(), 2);
@@ -322,7 +322,7 @@ fn resources_go_back_to_yaml_as_they_were_written() {
 
 #[test]
 fn ten_thousand_resources_in_a_file_are_read() {
-    let text: String = (0..10_000).map(|index| format!("---\n{}", IRIS.replace("iris", &format!("iris-{index}")))).collect();
+    let text = (0..10_000).map(|index| format!("---\n{}", IRIS.replace("iris", &format!("iris-{index}")))).collect::<Vec<_>>().concat();
     let parsed = read(&text);
     assert_eq!((parsed.resources.len(), parsed.problems.len()), (10_000, 0));
     assert_eq!(parsed.resources[9_999].locate("spec.predictor.model.storageUri").line, 9_999 * 11 + 11);

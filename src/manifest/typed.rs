@@ -187,16 +187,8 @@ impl<'t, 'r> At<'t, 'r> {
         match number {
             Some(number) if (least..=most).contains(&number) => Ok(number),
             Some(number) => Err(self.mistake(format!("must be from {least} to {most}, found {number}"))),
-            None => Err(self.unquoted(scalar, self.must_be("a whole number"))),
+            None => Err(unquoted(scalar, self.must_be("a whole number"))),
         }
-    }
-
-    /// Adds a hint to a mistake where a number was quoted.
-    fn unquoted(self, scalar: &Scalar, mut mistake: Mistake) -> Mistake {
-        if scalar.quoted && matches!(super::scalar::meaning(&scalar.text), Meaning::Integer(_)) {
-            mistake.fault.hint = Some(format!("write it without quotes: `{}`", scalar.text));
-        }
-        mistake
     }
 
     fn entries(self) -> Result<&'t [Entry], Mistake> {
@@ -245,6 +237,14 @@ impl<'t, 'r> At<'t, 'r> {
             self.reading.findings.borrow_mut().meaningless.push(Fault::at(entry.position, reason).with_field(field));
         }
     }
+}
+
+/// Adds a hint to a mistake where a number was quoted.
+fn unquoted(scalar: &Scalar, mut mistake: Mistake) -> Mistake {
+    if scalar.quoted && matches!(super::scalar::meaning(&scalar.text), Meaning::Integer(_)) {
+        mistake.fault.hint = Some(format!("write it without quotes: `{}`", scalar.text));
+    }
+    mistake
 }
 
 macro_rules! whole_numbers {
@@ -413,13 +413,13 @@ impl<'t, I: Iterator<Item = (usize, &'t NodeId)>> SeqAccess<'t> for Items<'t, '_
 /// The entries of a mapping.
 struct Entries<'t, 'r> {
     at: At<'t, 'r>,
-    entries: std::vec::IntoIter<&'t Entry>,
+    rest: std::vec::IntoIter<&'t Entry>,
     current: Option<&'t Entry>,
 }
 
 impl<'t, 'r> Entries<'t, 'r> {
     fn new(at: At<'t, 'r>, entries: Vec<&'t Entry>) -> Self {
-        Self { at, entries: entries.into_iter(), current: None }
+        Self { at, rest: entries.into_iter(), current: None }
     }
 }
 
@@ -427,7 +427,7 @@ impl<'t> MapAccess<'t> for Entries<'t, '_> {
     type Error = Mistake;
 
     fn next_key_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<Option<S::Value>, Mistake> {
-        self.current = self.entries.next();
+        self.current = self.rest.next();
         let Some(entry) = self.current else { return Ok(None) };
         let key: StrDeserializer<'_, Mistake> = (&*entry.key).into_deserializer();
         seed.deserialize(key).map(Some).map_err(|mistake| self.at.claim(mistake))

@@ -1,7 +1,9 @@
 //! Rules for what every component has: replicas, scaling, concurrency, timeout, canary share, logger, batcher.
 
 use super::Violation;
-use crate::api::component::{Batcher, ComponentExtension, LoggerSpec, MetricSourceType, MetricTargetType, MetricsSpec, ScaleMetric};
+use crate::api::component::{
+    Batcher, ComponentExtension, LoggerSpec, LoggerStorageSpec, MetricSourceType, MetricTargetType, MetricsSpec, ScaleMetric,
+};
 use crate::api::deployment_mode::{DeploymentMode, annotation};
 use crate::api::metadata::ObjectMeta;
 
@@ -86,10 +88,8 @@ impl Component<'_> {
         if !LOGGER_MODES.contains(&logger.mode.as_str()) {
             found.push(self.error("logger.mode", "invalid logger type").with_words(&logger.mode, &LOGGER_MODES));
         }
-        let incomplete = |storage: &&crate::api::component::LoggerStorageSpec| {
-            storage.path.is_none() || storage.parameters.is_none() || storage.key.is_none()
-        };
-        if logger.storage.as_ref().filter(incomplete).is_some() {
+        let incomplete = |storage: &LoggerStorageSpec| storage.path.is_none() || storage.parameters.is_none() || storage.key.is_none();
+        if logger.storage.as_ref().is_some_and(incomplete) {
             let violation = self.error("logger.storage", "invalid logger storage configuration");
             found.push(violation.with_hint("give `path`, `parameters` and `key`"));
         }

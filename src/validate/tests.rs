@@ -13,7 +13,7 @@ const STANDARD: Defaults = Defaults { deployment_mode: DeploymentMode::Standard 
 fn manifest(annotations: &str, spec: &str) -> Manifest {
     let text = format!(
         "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n  annotations: {{{annotations}}}\nspec:\n{}",
-        spec.lines().map(|line| format!("  {line}\n")).collect::<String>()
+        spec.lines().map(|line| format!("  {line}\n")).collect::<Vec<_>>().concat()
     );
     let mut parsed = manifest::parse(text.as_bytes(), Path::new("a.yaml"));
     assert!(parsed.problems.iter().all(|problem| problem.severity == Severity::Ignored), "{:?}", parsed.problems);
@@ -35,7 +35,7 @@ fn told_of_predictor(lines: &str) -> Vec<String> {
 }
 
 fn iris(lines: &str) -> String {
-    let more: String = lines.lines().map(|line| format!("  {line}\n")).collect();
+    let more = lines.lines().map(|line| format!("  {line}\n")).collect::<Vec<_>>().concat();
     format!("predictor:\n  model:\n    modelFormat: {{name: onnx}}\n    storageUri: /models/iris\n{more}")
 }
 
