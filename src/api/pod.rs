@@ -3,6 +3,7 @@
 //! On one machine a container is not started; its arguments, environment and resource limits decide how the
 //! in-process engine runs. Everything else is kept as written, so that a resource can be shown again unchanged.
 
+use super::inline::with_container_fields;
 use super::quantity::Quantity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,85 +13,9 @@ use std::collections::BTreeMap;
 #[serde(transparent)]
 pub struct Opaque(pub serde_json::Value);
 
-/// A container, with every field of Kubernetes.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Container {
-    /// The container's name; not allowed where KServe names it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
-    /// The container's image.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// The program, in place of the image's own.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub command: Vec<String>,
-    /// Its arguments; added to those of the runtime.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<String>,
-    /// The folder it starts in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub working_dir: Option<String>,
-    /// The ports it listens on.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<ContainerPort>,
-    /// Variables from ConfigMaps and Secrets.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub env_from: Vec<EnvFromSource>,
-    /// Variables.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub env: Vec<EnvVar>,
-    /// What it asks for and may use at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
-    /// Volumes and where they appear.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub volume_mounts: Vec<VolumeMount>,
-    /// When to restart it; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub liveness_probe: Option<Opaque>,
-    /// When it takes requests; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub readiness_probe: Option<Opaque>,
-    /// When it has started; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub startup_probe: Option<Opaque>,
-    /// Hooks at its start and end; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lifecycle: Option<Opaque>,
-    /// Its rights; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub security_context: Option<Opaque>,
-    /// When to pull the image; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image_pull_policy: Option<String>,
-    /// What a change of its resources restarts; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resize_policy: Option<Opaque>,
-    /// Whether it is restarted; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub restart_policy: Option<String>,
-    /// Whether it is restarted, by exit code; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub restart_policy_rules: Option<Opaque>,
-    /// Block devices; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub volume_devices: Option<Opaque>,
-    /// Where it leaves its last words; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub termination_message_path: Option<String>,
-    /// Where its last words are taken from; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub termination_message_policy: Option<String>,
-    /// Whether it gets an input; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stdin: Option<bool>,
-    /// Whether the input closes after the first reader; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stdin_once: Option<bool>,
-    /// Whether it gets a terminal; without meaning here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tty: Option<bool>,
+with_container_fields! {
+    /// A container, with every field of Kubernetes.
+    pub struct Container {}
 }
 
 /// One variable of a container's environment.

@@ -5,7 +5,7 @@ use crate::api::problem::{Problem, Severity};
 use crate::api::{Resource, ResourceKey};
 use crate::manifest::{Manifest, Options, parse_with};
 use crate::store::{Declared, FileChange, Snapshot};
-use crate::validate::{Defaults, Violation, check, inference_service_update};
+use crate::validate::{Defaults, Violation, check, check_refused, inference_service_update};
 use std::path::Path;
 
 /// Mistakes of one file that are logged; the rest is counted. All of them stand in the store.
@@ -24,7 +24,8 @@ pub(super) fn declare(bytes: &[u8], file: &Path, rules: &Rules) -> FileChange {
     let complete = parsed.is_complete();
     // A resource that cannot be used is checked all the same, so that all of its mistakes are told at once.
     for manifest in &mut parsed.refused {
-        parsed.problems.extend(check(manifest, &rules.defaults));
+        let more = check_refused(manifest, &rules.defaults, &parsed.problems);
+        parsed.problems.extend(more);
     }
     let mut refused: Vec<ResourceKey> = parsed.refused.iter().map(|manifest| manifest.resource.key()).collect();
     let mut resources = Vec::new();

@@ -230,4 +230,6 @@ fn typed_resource(tree: &Tree, root: NodeId, kind: Kind) -> (Option<Resource>, t
 }
 
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tests;

@@ -327,3 +327,13 @@ fn ten_thousand_resources_in_a_file_are_read() {
     assert_eq!((parsed.resources.len(), parsed.problems.len()), (10_000, 0));
     assert_eq!(parsed.resources[9_999].locate("spec.predictor.model.storageUri").line, 9_999 * 11 + 11);
 }
+
+#[test]
+fn files_in_the_style_of_kserves_samples_are_read_whole() {
+    for (name, text) in samples::SAMPLES {
+        let parsed = read(text);
+        let wrong: Vec<_> = parsed.problems.iter().filter(|problem| problem.severity != Severity::Ignored).collect();
+        assert!(wrong.is_empty(), "{name}: {wrong:#?}");
+        assert_eq!(parsed.resources.len(), text.matches("kind: ").count(), "{name}");
+    }
+}

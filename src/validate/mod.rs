@@ -85,6 +85,18 @@ pub fn check(manifest: &mut Manifest, defaults: &Defaults) -> Vec<Problem> {
     violations.into_iter().map(problem).collect()
 }
 
+/// The same for a resource that was refused while reading, of which `told` are the problems so far.
+///
+/// A value that could not be read is left out of the resource; that it is then missing is no news.
+#[must_use]
+pub fn check_refused(manifest: &mut Manifest, defaults: &Defaults, told: &[Problem]) -> Vec<Problem> {
+    let mut found = check(manifest, defaults);
+    found.retain(|problem| {
+        !told.iter().any(|old| old.is_error() && old.resource == problem.resource && old.field.starts_with(&problem.field))
+    });
+    found
+}
+
 fn later(parts: Vec<(String, String)>) -> impl Iterator<Item = Violation> {
     parts.into_iter().map(|(field, sentence)| Violation { severity: Severity::NotYetServed, ..Violation::error(field, sentence) })
 }

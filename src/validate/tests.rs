@@ -327,3 +327,11 @@ fn two_runtimes_with_the_same_priority_for_a_format_are_told_apart_by_name() {
     assert_eq!(found[0].0, 2);
     assert_eq!(found[0].1.message, "same priority assigned for the model format ONNX in the servingruntimes a and b in namespace default");
 }
+
+#[test]
+fn a_value_that_could_not_be_read_is_not_called_missing_as_well() {
+    let text = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: Iris}\nspec: {predictor: {model: {modelFormat: {name: 1}}}}\n";
+    let mut parsed = manifest::parse(text.as_bytes(), Path::new("a.yaml"));
+    let found = check_refused(&mut parsed.refused[0], &KNATIVE, &parsed.problems);
+    assert_eq!(found.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(), ["metadata.name"]);
+}

@@ -43,6 +43,7 @@ const NEIGHBOURS: &[(&str, &str)] = &[
 
 /// Crates and the only files or folders that may name them.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("granit_parser", &["manifest"]),
     ("serde_saphyr", &["manifest", "config"]),
     ("ort", &["engine/onnx"]),
     ("axum", &["protocol"]),
