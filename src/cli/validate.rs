@@ -72,9 +72,10 @@ impl Report {
         self.problems.extend(parsed.problems);
         for mut manifest in parsed.resources {
             let found = check(&mut manifest, &defaults);
-            match found.iter().any(Problem::is_error) {
-                true => self.refused += 1,
-                false => self.good.push(manifest),
+            let refused = found.iter().any(Problem::is_error);
+            self.refused += usize::from(refused);
+            if !refused {
+                self.good.push(manifest);
             }
             self.problems.extend(found);
         }

@@ -6,29 +6,46 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// A server that writes what the test says for each request, then closes the connection.
+/// A server that writes what the test says for each request.
 struct Server {
     address: String,
     requests: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
+/// What is written, and whether the connection is closed then or falls silent.
+enum Answer {
+    Closed(Vec<u8>),
+    Silent(Vec<u8>),
+}
+
 impl Server {
-    async fn start(answer: impl Fn(usize) -> Vec<u8> + Send + 'static) -> Self {
+    async fn start(answer: impl Fn(usize, &str) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
         let task = tokio::spawn(async move {
+            let mut silent = Vec::new();
             for number in 0.. {
                 let (mut socket, _) = listener.accept().await.unwrap();
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") {
                     head.push(socket.read_u8().await.unwrap());
                 }
-                seen.lock().unwrap().push(String::from_utf8(head).unwrap().to_lowercase());
-                socket.write_all(&answer(number)).await.unwrap();
-                socket.shutdown().await.unwrap();
+                let head = String::from_utf8(head).unwrap().to_lowercase();
+                let answer = answer(number, &head);
+                seen.lock().unwrap().push(head);
+                match answer {
+                    Answer::Closed(bytes) => {
+                        socket.write_all(&bytes).await.unwrap();
+                        socket.shutdown().await.unwrap();
+                    }
+                    Answer::Silent(bytes) => {
+                        socket.write_all(&bytes).await.unwrap();
+                        silent.push(socket);
+                    }
+                }
             }
         });
         Self { address, requests, task }
@@ -36,7 +53,7 @@ impl Server {
 
     /// One answer after the other, the last for ever.
     async fn of(answers: Vec<Vec<u8>>) -> Self {
-        Self::start(move |number| answers[number.min(answers.len() - 1)].clone()).await
+        Self::start(move |number, _| Answer::Closed(answers[number.min(answers.len() - 1)].clone())).await
     }
 
     fn uri(&self, path: &str) -> StorageUri {
@@ -146,6 +163,43 @@ async fn a_new_daemon_goes_on_where_the_old_one_stopped() {
     assert!(place.may_pass(&server.uri("/m.onnx")).await.contains("after 1 tries"));
     assert_eq!(place.fetched(&server, "/m.onnx").await, model);
     assert!(server.requests()[1].contains("range: bytes=400-"));
+}
+
+/// Byte 0 to the middle and then silence; the rest to whoever asks for it.
+async fn falls_silent(model: Vec<u8>) -> Server {
+    Server::start(move |_, head| match head.split_once("range: bytes=") {
+        None => Answer::Silent(whole("a", model.len(), &model[..model.len() / 2])),
+        Some((_, from)) => {
+            let from: usize = from.split_once('-').unwrap().0.parse().unwrap();
+            Answer::Closed(rest(from, model.len(), &model[from..]))
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_asked_for_the_rest() {
+    let model = model();
+    let server = falls_silent(model.clone()).await;
+    let mut place = Place::new();
+    place.config.http.stall_timeout_s = 1;
+    assert_eq!(place.fetched(&server, "/m.onnx").await, model);
+    assert!(server.requests()[1].contains("range: bytes=500-"));
+}
+
+#[tokio::test]
+async fn a_download_that_was_dropped_goes_on_where_it_stopped() {
+    let model: Vec<u8> = model().repeat(2000);
+    let server = falls_silent(model.clone()).await;
+    let (place, written) = (Place::new(), tokio::sync::Notify::new());
+    let (storage, uri) = (place.storage(), server.uri("/m.onnx"));
+    let on_progress = |_: Progress| written.notify_one();
+    tokio::select! {
+        outcome = storage.fetch(&uri, &on_progress) => panic!("{outcome:?}"),
+        () = written.notified() => {}
+    }
+    assert_eq!(place.fetched(&server, "/m.onnx").await, model);
+    assert!(server.requests()[1].contains("range: bytes="));
 }
 
 #[tokio::test]
