@@ -160,7 +160,7 @@ mod tests {
     use std::convert::Infallible;
 
     fn reading(tensors_at: usize) -> Reading {
-        Reading { encoding: Encoding::Identity, tensors_at, until: Instant::now() + Duration::from_secs(60), ratio_max: 1100 }
+        Reading { encoding: Encoding::Identity, tensors_at, until: Instant::now() + Duration::from_mins(1), ratio_max: 1100 }
     }
 
     fn chunked(chunks: impl IntoIterator<Item = Vec<u8>, IntoIter: Send + 'static>) -> Body {

@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn what_is_packed_is_read_back() {
         for encoding in PACKED {
-            for plain in [&b""[..], b"x", &[7; 300_000]] {
+            for plain in [&b""[..], b"x", &vec![7; 300_000]] {
                 let packed = compress(plain, encoding).unwrap();
                 assert_eq!(inflate(&packed, encoding, 300_000, 1100).unwrap(), plain, "{encoding:?}");
             }

@@ -110,7 +110,7 @@ mod tests {
 
     fn read(wire: Wire, headers: &[(&'static str, &str)]) -> Result<Content, u16> {
         let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()));
-        Content::read(&HeaderMap::from_iter(headers), wire).map_err(|refusal| refusal.status().as_u16())
+        Content::read(&headers.collect(), wire).map_err(|refusal| refusal.status().as_u16())
     }
 
     #[test]

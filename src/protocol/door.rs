@@ -108,8 +108,8 @@ impl<S: Send + Sync> FromRequestParts<S> for ModelName {
 /// Refuses names that no model can have and that look like an attack.
 pub(crate) fn check_name(name: &str) -> Result<(), Refusal> {
     let harmful = name.is_empty() || name == "." || name == ".." || name.contains(['/', '\\']) || name.contains(char::is_control);
-    match harmful || name.chars().nth(NAME_CHARS_MAX).is_some() {
-        true => Err(Refusal::bad_request("no model can have this name")),
-        false => Ok(()),
+    if harmful || name.chars().nth(NAME_CHARS_MAX).is_some() {
+        return Err(Refusal::bad_request("no model can have this name"));
     }
+    Ok(())
 }

@@ -12,13 +12,14 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use http::header::{CONTENT_TYPE, EXPECT};
-use http::{Request, StatusCode, Version, request};
+use http::{HeaderValue, Request, StatusCode, Version, request};
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::Status;
 use tower::ServiceExt;
+use tracing::Instrument;
 
 /// gRPC calls whose request is one message; the others may stay open.
 const UNARY_CALLS: &str = "/inference.";
@@ -51,13 +52,9 @@ impl Entrance {
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response {
         let id = request_id(request.headers());
         let origin = self.guard.allowed_origin(request.headers()).cloned();
-        let mut response = match AssertUnwindSafe(self.let_in(request)).catch_unwind().await {
-            Ok(response) => response,
-            Err(_) => {
-                crate::observe::door_panic();
-                Refusal::internal("the server made a mistake on this request").into_response()
-            }
-        };
+        let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());
+        let answered = AssertUnwindSafe(self.let_in(request).instrument(span)).catch_unwind().await;
+        let mut response = answered.unwrap_or_else(|_| panicked(&id));
         response.headers_mut().insert(REQUEST_ID, id);
         if let Some(origin) = origin {
             Guard::mark(&origin, response.headers_mut());
@@ -79,10 +76,9 @@ impl Entrance {
         let client_timeout = client_timeout(&parts.headers);
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout });
         let routes = if grpc { &self.grpc } else { &self.http };
-        let body = match grpc && parts.uri.path().starts_with(UNARY_CALLS) {
-            true => Body::new(Timed::new(body, arrived + self.door.config.body_read_timeout())),
-            false => body,
-        };
+        let timed = grpc && parts.uri.path().starts_with(UNARY_CALLS);
+        let until = arrived + self.door.config.body_read_timeout();
+        let body = if timed { Body::new(Timed::new(body, until)) } else { body };
         let request = Request::from_parts(parts, body);
         routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
     }
@@ -122,6 +118,12 @@ pub(crate) async fn refuse(parts: &request::Parts, body: Body, refusal: Refusal,
         discard(body).await;
     }
     refusal.into_response()
+}
+
+fn panicked(id: &HeaderValue) -> Response {
+    tracing::error!(id = id.to_str().unwrap_or_default(), "a handler panicked");
+    crate::observe::door_panic();
+    Refusal::internal("the server made a mistake on this request").into_response()
 }
 
 fn is_grpc(request: &Request<Body>) -> bool {

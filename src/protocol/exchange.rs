@@ -107,7 +107,9 @@ impl Drop for Count {
             Wire::V2 => "v2",
             Wire::Grpc => "grpc-v2",
         };
-        observe::request(&self.model, protocol, self.code.unwrap_or("cancelled"), self.since.elapsed());
+        let (code, time) = (self.code.unwrap_or("cancelled"), self.since.elapsed());
+        tracing::debug!(model = %self.model, protocol, code, ?time, "answered");
+        observe::request(&self.model, protocol, code, time);
     }
 }
 

@@ -155,9 +155,10 @@ fn work_bytes(body: &Bytes, content: Content) -> usize {
 async fn write(encoded: EncodedReply, encoding: Encoding, door: &Door) -> Result<Response, Refusal> {
     let packable = encoded.content_type == JSON && encoded.len() >= door.config.compress_bytes_min && door.config.compression;
     let (kind, header_length) = (encoded.content_type, encoded.header_length);
-    let mut response = match packable && encoding != Encoding::Identity {
-        true => packed(encoded, encoding).await?,
-        false => Response::new(Body::new(Chunks::new(encoded.chunks))),
+    let mut response = if packable && encoding != Encoding::Identity {
+        packed(encoded, encoding).await?
+    } else {
+        Response::new(Body::new(Chunks::new(encoded.chunks)))
     };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

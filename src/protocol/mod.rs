@@ -142,16 +142,18 @@ fn grpc_routes(door: &Arc<Door>) -> axum::Router {
         .max_encoding_message_size(bytes_max)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
-    let reflection = || {
-        let descriptors = [DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
-        descriptors
-            .into_iter()
-            .fold(tonic_reflection::server::Builder::configure(), |builder, set| builder.register_encoded_file_descriptor_set(set))
-    };
-    const WELL_FORMED: &str = "our descriptors can be read because a test compares them with the generated code";
     Routes::new(inference)
         .add_service(HealthServer::new(grpc_health::Service::new(door)))
         .add_service(reflection().build_v1().expect(WELL_FORMED))
         .add_service(reflection().build_v1alpha().expect(WELL_FORMED))
         .into_axum_router()
+}
+
+/// Why reflection can always be built.
+const WELL_FORMED: &str = "our descriptors can be read because a test compares them with the generated code";
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }

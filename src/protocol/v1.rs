@@ -54,7 +54,7 @@ async fn ask(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): 
         Some((model, "predict")) => http_infer::answer(Wire::V1, &door, &arrival, model, request).await,
         Some((model, "explain")) => explain(&door, &arrival, model).into_response(),
         Some((_, verb)) => Refusal::not_found(format!("no such verb: `{verb}`; known are `predict` and `explain`")).into_response(),
-        None => only("GET, HEAD"),
+        None => only("GET,HEAD"),
     }
 }
 

@@ -84,10 +84,10 @@ async fn live() -> Response {
 
 /// True when every model serves, as the protocol says; KServe's own server says it always.
 async fn ready(State(door): State<Arc<Door>>, arrival: Arrival) -> Response {
-    match door.is_ready(&arrival) {
-        true => json_response(StatusCode::OK, &ServerReady { ready: true, error: None }),
-        false => json_response(StatusCode::SERVICE_UNAVAILABLE, &ServerReady { ready: false, error: Some("Server is not ready.") }),
+    if door.is_ready(&arrival) {
+        return json_response(StatusCode::OK, &ServerReady { ready: true, error: None });
     }
+    json_response(StatusCode::SERVICE_UNAVAILABLE, &ServerReady { ready: false, error: Some("Server is not ready.") })
 }
 
 async fn model(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): ModelName) -> Result<Response, Refusal> {

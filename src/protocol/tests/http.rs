@@ -1,11 +1,15 @@
 //! What an HTTP client sees: paths, hosts, headers, bodies, refusals.
 
 use super::support::{House, TWO_NUMBERS, ask, get, post, text};
+use super::table::{client, message_for};
+use crate::protocol::entrance::Entrance;
 use crate::protocol::{ApiKey, Config};
 use crate::router::repository::Action;
 use axum::body::Body;
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 fn house() -> House {
     House::new(Config::default())
@@ -353,4 +357,48 @@ async fn a_panicking_model_costs_one_answer() {
     assert!(body.starts_with(r#"{"error":"#), "{body}");
     assert_eq!(ask(&house, post("/v2/models/echo/infer", TWO_NUMBERS)).await.0, 200);
     assert_eq!(ask(&house, post("/v2/models/panic/infer", TWO_NUMBERS)).await.0, 500);
+}
+
+#[tokio::test]
+async fn a_panic_in_a_handler_is_a_500_and_the_next_request_is_answered() {
+    async fn broken() -> &'static str {
+        panic!("scripted")
+    }
+    let house = house();
+    let kube = axum::Router::new().route("/apis/broken", axum::routing::get(broken));
+    let entrance = Entrance::http(&house.door(), Ipv4Addr::LOCALHOST.into(), Some(kube));
+    let (status, body) = text(entrance.answer(get("localhost", "/apis/broken")).await).await;
+    assert_eq!((status, body.as_str()), (500, r#"{"error":"the server made a mistake on this request"}"#));
+    assert_eq!(text(entrance.answer(get("localhost", "/livez")).await).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_on_both_doors() {
+    let house = house();
+    let gate = house.script.gate.lock().await;
+    let entrance = Arc::new(house.http());
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let entrance = Arc::clone(&entrance);
+            tokio::spawn(async move { entrance.answer(post("/v2/models/wait/infer", TWO_NUMBERS)).await.status() })
+        })
+        .collect();
+    // One runs and one waits as soon as a third is refused.
+    let refused = loop {
+        let mut request = post("/v2/models/wait/infer", TWO_NUMBERS);
+        request.headers_mut().insert("x-request-timeout-ms", "20".parse().unwrap());
+        let response = entrance.answer(request).await;
+        if response.headers().contains_key("retry-after") {
+            break response.status();
+        }
+    };
+    assert_eq!(refused, 503);
+    let mut grpc = client(house.grpc());
+    let status = grpc.model_infer(message_for("wait")).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(status.metadata().get("retry-after").is_some());
+    drop(gate);
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap(), 200);
+    }
 }

@@ -163,7 +163,7 @@ async fn more_connections_than_allowed_wait_for_a_place() {
 async fn a_stopping_server_finishes_what_is_in_flight_and_takes_nothing_new() {
     let house = House::new(Config::default());
     let served = serve(&house).await;
-    let gate = house.script.gate.lock().unwrap();
+    let gate = house.script.gate.lock().await;
     let mut running = served.connect().await;
     running.write_all(infer("wait", "").as_bytes()).await.unwrap();
     while house.script.runs.load(Ordering::SeqCst) == 0 {
@@ -191,4 +191,39 @@ async fn http2_without_tls_is_spoken_on_the_same_port() {
     };
     assert_eq!([ask("echo").await, ask("loading").await, ask("").await], [Ok(1), Ok(2), Ok(2)]);
     assert_eq!(ask("nope").await, Err(tonic::Code::NotFound));
+}
+
+#[tokio::test]
+async fn grpcurl_finds_every_service_by_reflection() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let house = House::new(Config::default());
+    let served = serve(&house).await;
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", served.address)).unwrap().connect().await.unwrap();
+    let request = tonic_reflection::pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel).server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let Some(MessageResponse::ListServicesResponse(list)) = answers.message().await.unwrap().unwrap().message_response else { panic!() };
+    let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+    for name in ["inference.GRPCInferenceService", "grpc.health.v1.Health"] {
+        assert!(names.iter().any(|found| found == name), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_health_watcher_hears_the_state_and_then_each_change() {
+    let house = House::new(Config::default());
+    let served = serve(&house).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", served.address)).unwrap();
+    // The host of one service: its server is ready when that service serves.
+    let endpoint = endpoint.origin("http://echo.default.example.com".parse().unwrap());
+    let mut health = tonic_health::pb::health_client::HealthClient::new(endpoint.connect().await.unwrap());
+    let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+    let mut states = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(states.message().await.unwrap().unwrap().status, 1);
+    house.ready.send_replace(false);
+    assert_eq!(states.message().await.unwrap().unwrap().status, 2);
 }

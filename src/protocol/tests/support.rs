@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, watch};
 #[derive(Debug, Default)]
 pub(super) struct Script {
     pub(super) runs: AtomicUsize,
-    pub(super) gate: std::sync::Mutex<()>,
+    /// Held by a test while a `wait` model shall not go on.
+    pub(super) gate: tokio::sync::Mutex<()>,
 }
 
 /// What a scripted model does.
@@ -62,7 +63,7 @@ impl Engine for Worker {
         self.script.runs.fetch_add(1, Ordering::SeqCst);
         match self.behaviour {
             Behaviour::Echo => {}
-            Behaviour::Wait => drop(self.script.gate.lock().unwrap()),
+            Behaviour::Wait => drop(self.script.gate.blocking_lock()),
             Behaviour::Fail => return Err(EngineError::Failed("the engine broke".to_owned())),
             Behaviour::Panic => panic!("scripted"),
         }
@@ -77,7 +78,6 @@ fn metadata() -> ModelMetadata {
 
 /// Doors with their models, and the ends that the control side would hold.
 pub(super) struct House {
-    pub(super) router: Router,
     pub(super) script: Arc<Script>,
     pub(super) ready: watch::Sender<bool>,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -100,15 +100,8 @@ impl House {
         router.swap(RouteTable::new("default", house_routes));
         let (ready, is_ready) = watch::channel(true);
         let (repository, commands) = Repository::channel();
-        let doors = Doors {
-            router: router.clone(),
-            ready: is_ready,
-            metrics: Arc::new(|| "# metrics\n".to_owned()),
-            repository,
-            kube: None,
-            config,
-        };
-        Self { router, script, ready, commands, doors }
+        let doors = Doors { router, ready: is_ready, metrics: Arc::new(|| "# metrics\n".to_owned()), repository, kube: None, config };
+        Self { script, ready, commands, doors }
     }
 
     pub(super) fn door(&self) -> Arc<Door> {

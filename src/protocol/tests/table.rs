@@ -92,6 +92,11 @@ fn message(case: &Case) -> ModelInferRequest {
     }
 }
 
+/// A good gRPC request to a model.
+pub(super) fn message_for(model: &'static str) -> ModelInferRequest {
+    message(&Case { model, ..GOOD })
+}
+
 /// A gRPC client that calls the entrance without a socket.
 pub(super) fn client(
     entrance: Entrance,
