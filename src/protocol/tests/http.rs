@@ -6,10 +6,11 @@ use crate::protocol::entrance::Entrance;
 use crate::protocol::{ApiKey, Config};
 use crate::router::repository::Action;
 use axum::body::Body;
+use futures::FutureExt;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::pin::pin;
 
 fn house() -> House {
     House::new(Config::default())
@@ -376,29 +377,16 @@ async fn a_panic_in_a_handler_is_a_500_and_the_next_request_is_answered() {
 async fn a_full_queue_refuses_at_once_on_both_doors() {
     let house = house();
     let gate = house.script.gate.lock().await;
-    let entrance = Arc::new(house.http());
-    let waiting: Vec<_> = (0..2)
-        .map(|_| {
-            let entrance = Arc::clone(&entrance);
-            tokio::spawn(async move { entrance.answer(post("/v2/models/wait/infer", TWO_NUMBERS)).await.status() })
-        })
-        .collect();
-    // One runs and one waits as soon as a third is refused.
-    let refused = loop {
-        let mut request = post("/v2/models/wait/infer", TWO_NUMBERS);
-        request.headers_mut().insert("x-request-timeout-ms", "20".parse().unwrap());
-        let response = entrance.answer(request).await;
-        if response.headers().contains_key("retry-after") {
-            break response.status();
-        }
-    };
-    assert_eq!(refused, 503);
-    let mut grpc = client(house.grpc());
-    let status = grpc.model_infer(message_for("wait")).await.unwrap_err();
+    let entrance = house.http();
+    let mut running = pin!(entrance.answer(post("/v2/models/wait/infer", TWO_NUMBERS)));
+    let mut waiting = pin!(entrance.answer(post("/v2/models/wait/infer", TWO_NUMBERS)));
+    assert!(running.as_mut().now_or_never().is_none() && waiting.as_mut().now_or_never().is_none());
+
+    let refused = entrance.answer(post("/v2/models/wait/infer", TWO_NUMBERS)).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (503, true));
+    let status = client(house.grpc()).model_infer(message_for("wait")).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     assert!(status.metadata().get("retry-after").is_some());
     drop(gate);
-    for answer in waiting {
-        assert_eq!(answer.await.unwrap(), 200);
-    }
+    assert_eq!([running.await.status(), waiting.await.status()], [200, 200]);
 }
