@@ -12,7 +12,7 @@ const ELEMENTS_MAX: i64 = 64;
 pub(super) fn curl(base: &str, metadata: &ModelMetadata) -> String {
     let inputs: Option<Vec<String>> = metadata.inputs.iter().filter(|input| !input.optional).map(input).collect();
     match inputs {
-        Some(inputs) => format!("curl {base}/infer -d '{{\"inputs\":[{}]}}'", inputs.join(",")),
+        Some(inputs) => format!("curl {base}/infer -H 'Content-Type: application/json' -d '{{\"inputs\":[{}]}}'", inputs.join(",")),
         None => format!("curl {base}"),
     }
 }
@@ -48,7 +48,7 @@ mod tests {
     fn the_line_has_the_models_own_names_and_shapes() {
         assert_eq!(
             curl("http://h/v2/models/iris", &model(DataType::Fp32, &[-1, 4])),
-            r#"curl http://h/v2/models/iris/infer -d '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[0.5,0.5,0.5,0.5]}]}'"#
+            r#"curl http://h/v2/models/iris/infer -H 'Content-Type: application/json' -d '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[0.5,0.5,0.5,0.5]}]}'"#
         );
     }
 

@@ -19,13 +19,12 @@ pub fn from_vec<T: Pod + Send + 'static>(values: Vec<T>) -> Bytes {
 /// Trailing bytes short of one element are left out; a [`super::Tensor`] never has any.
 #[must_use]
 pub fn as_numbers<T: Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
-    match bytemuck::try_cast_slice(bytes) {
-        Ok(slice) => Cow::Borrowed(slice),
-        Err(_) => {
-            crate::observe::misaligned_copy(bytes.len());
-            Cow::Owned(bytemuck::pod_collect_to_vec(&bytes[..bytes.len() / size_of::<T>() * size_of::<T>()]))
-        }
+    if let Ok(slice) = bytemuck::try_cast_slice(bytes) {
+        return Cow::Borrowed(slice);
     }
+    crate::observe::misaligned_copy(bytes.len());
+    let whole = bytes.len() / size_of::<T>() * size_of::<T>();
+    Cow::Owned(bytemuck::pod_collect_to_vec(&bytes[..whole]))
 }
 
 /// Whether the bytes can be read as elements of `width` bytes where they lie.

@@ -107,11 +107,11 @@ fn used_modules(line: &str) -> Vec<String> {
     found
 }
 
-fn may_use(user: &str, used: &str) -> bool {
-    if user == used || NEIGHBOURS.contains(&(user, used)) {
+fn may_use(from: &str, used: &str) -> bool {
+    if from == used || NEIGHBOURS.contains(&(from, used)) {
         return true;
     }
-    match (floor_of(user), floor_of(used)) {
+    match (floor_of(from), floor_of(used)) {
         (Some(7), Some(_)) => true,
         (Some(above), Some(below)) => above > below,
         _ => false,
