@@ -109,26 +109,27 @@ fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, mut failure: FailureI
 
 /// Unloads what runs; the service stays known.
 fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
-    let running = mind.services.with_route(key, |service| {
+    let retired = mind.services.with_route(key, |service| {
         service.watched = None;
+        let retired = service.retire();
         service.route = Some(Arc::new(idle_route(key, reason)));
-        service.running.take()
+        retired
     });
-    if let Some(running) = running {
-        tracing::info!(service = %key, revision = %running.name, reason, "model unloaded");
-        mind.drain(running);
+    if let Some(retired) = retired {
+        tracing::info!(service = %key, revision = %retired.running.name, reason, "model unloaded");
+        mind.drain(retired);
     }
     mind.say(key, stored, stage, None);
 }
 
 fn remove(mind: &Mind, key: &ResourceKey) {
-    let Some(service) = mind.services.remove(key) else { return };
-    for waiting in service.waiting {
+    let Some(mut service) = mind.services.remove(key) else { return };
+    for waiting in std::mem::take(&mut service.waiting) {
         // The client may have left.
         let _ = waiting.send(Err(crate::inference::InferenceError::ModelNotFound(key.name.clone())));
     }
-    if let Some(running) = service.running {
-        tracing::info!(service = %key, revision = %running.name, "service deleted; model unloaded");
-        mind.drain(running);
+    if let Some(retired) = service.retire() {
+        tracing::info!(service = %key, revision = %retired.running.name, "service deleted; model unloaded");
+        mind.drain(retired);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::queue::Queue;
-use super::services::{Running, Services};
+use super::services::{Retired, Services};
 use super::status::{Facts, Stage, status_of};
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::problem::Severity;
@@ -11,6 +11,7 @@ use crate::engine::EngineRegistry;
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::resolve::revision::{RevisionName, RuntimeRef};
+use crate::router::Route;
 use crate::storage::Storage;
 use crate::store::{FileChange, Reader, Stored, Writer};
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 /// A model that began to serve.
@@ -163,11 +165,13 @@ impl Mind {
     }
 
     /// Lets an old revision finish what it admitted, and then unloads it, beside everything else.
-    pub(super) fn drain(&self, old: Running) {
-        let grace = self.config.drain;
+    pub(super) fn drain(&self, old: Retired) {
+        let deadline = Instant::now() + self.config.drain;
         self.drains.spawn(async move {
-            old.handle.drain(grace).await;
-            tracing::debug!(revision = %old.name, "the old revision is unloaded");
+            // A request that read the old table may be about to ask: draining now would refuse it.
+            let _ = tokio::time::timeout_at(deadline, let_go(old.route)).await;
+            old.running.handle.drain(deadline.saturating_duration_since(Instant::now())).await;
+            tracing::debug!(revision = %old.running.name, "the old revision is unloaded");
         });
     }
 
@@ -194,6 +198,16 @@ impl Mind {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until nobody else holds the route. An `Arc` tells nobody when it is let go, so it is looked at.
+async fn let_go(route: Option<Arc<Route>>) {
+    let Some(route) = route else { return };
+    let mut wait = Duration::from_millis(1);
+    while Arc::strong_count(&route) > 1 {
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_millis(100));
     }
 }
 

@@ -72,7 +72,10 @@ impl Rollout {
         if files == running.files {
             self.mind.services.with_route(&self.key, |service| {
                 service.attempt = None;
-                service.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
+                // A route that leads there already must stay the very same: retiring it waits for those who hold it.
+                if !service.is_routed() {
+                    service.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
+                }
             });
             self.say(Stage::Serving);
             return Some(Outcome::Done);

@@ -28,6 +28,14 @@ pub(super) struct Running {
     pub(super) model: ModelDir,
 }
 
+/// A revision that no new request finds any more.
+#[derive(Debug)]
+pub(super) struct Retired {
+    pub(super) running: Running,
+    /// Requests that found the revision in time hold its route until they are answered.
+    pub(super) route: Option<Arc<Route>>,
+}
+
 /// A revision that was made and does not serve (yet).
 #[derive(Debug, Clone)]
 pub(super) struct Attempt {
@@ -80,12 +88,26 @@ impl Service {
     }
 
     /// Puts a warmed revision in the place of the one that runs, which is returned.
-    pub(super) fn replace(&mut self, running: Running) -> Option<Running> {
+    pub(super) fn replace(&mut self, running: Running) -> Option<Retired> {
         self.attempt = None;
+        let old = self.retire();
         self.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
-        let old = self.running.replace(running);
-        self.previous = old.as_ref().map(|old| old.name.clone()).or_else(|| self.previous.take());
+        self.running = Some(running);
+        if let Some(old) = &old {
+            self.previous = Some(old.running.name.clone());
+        }
         old
+    }
+
+    /// Takes what runs out, and its route with it.
+    pub(super) fn retire(&mut self) -> Option<Retired> {
+        let running = self.running.take()?;
+        Some(Retired { running, route: self.route.take() })
+    }
+
+    /// Whether the route leads to what runs.
+    pub(super) fn is_routed(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| route.ready().is_ok())
     }
 }
 
