@@ -2,10 +2,11 @@
 
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::problem::{Problem, Severity};
+use crate::api::serving_runtime::ServingRuntime;
 use crate::api::{Resource, ResourceKey};
 use crate::manifest::{Manifest, Options, parse_with};
 use crate::store::{Declared, FileChange, Snapshot};
-use crate::validate::{Defaults, Violation, check, check_refused, inference_service_update};
+use crate::validate::{Defaults, Violation, check, check_refused, inference_service_update, runtime_conflicts};
 use std::path::Path;
 
 /// Mistakes of one file that are logged; the rest is counted. All of them stand in the store.
@@ -51,9 +52,10 @@ fn declared(resource: Resource, manifest: Manifest, problems: &[Problem]) -> Dec
     Declared { resource, defaulted: manifest.resource, place: manifest.place, fields: manifest.fields, warnings }
 }
 
-/// Refuses changes that KServe refuses of a service that is already there.
+/// Refuses changes that KServe refuses of a service that is already there, and remarks on runtimes that compete.
 pub(super) fn check_updates(change: &mut FileChange, before: &Snapshot, mode: DeploymentMode) {
     let FileChange::Read { resources, problems, refused, .. } = change else { return };
+    problems.extend(resources.iter().filter_map(|declared| competitor(declared, before)));
     resources.retain(|declared| {
         let violations = update_violations(declared, before, mode);
         let usable = violations.is_empty();
@@ -63,6 +65,25 @@ pub(super) fn check_updates(change: &mut FileChange, before: &Snapshot, mode: De
         }
         usable
     });
+}
+
+/// KServe refuses such a runtime. Here it is a remark: refusing would depend on which file was read first.
+fn competitor(declared: &Declared, before: &Snapshot) -> Option<Problem> {
+    let key = declared.resource.key();
+    let new = runtime_of(&declared.defaulted)?;
+    let others = before.of_kind(key.kind, Some(&key.namespace)).filter(|(other, _)| **other != key);
+    let runtimes: Vec<&ServingRuntime> = others.filter_map(|(_, stored)| runtime_of(&stored.defaulted)).chain([new]).collect();
+    let (_, violation) = runtime_conflicts(&runtimes).into_iter().find(|(index, _)| *index == runtimes.len() - 1)?;
+    let place = declared.fields.locate(&violation.field, &declared.place);
+    let problem = Problem::error(place, violation.field, violation.message).with_hint(violation.hint).about(Some(key));
+    Some(problem.with_severity(Severity::Warning))
+}
+
+fn runtime_of(resource: &Resource) -> Option<&ServingRuntime> {
+    match resource {
+        Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => Some(runtime),
+        Resource::InferenceService(_) => None,
+    }
 }
 
 fn update_violations(declared: &Declared, before: &Snapshot, deployment_mode: DeploymentMode) -> Vec<Problem> {

@@ -179,7 +179,7 @@ impl Mind {
     pub(super) fn ready_report(&self, key: &ResourceKey, name: &RevisionName, took: Duration) {
         let Some(running) = self.services.with(key, |service| service.running.clone()) else { return };
         observe::model_loaded(took);
-        tracing::info!(service = %key, revision = %name, took_ms = took.as_millis(), "model ready");
+        tracing::debug!(service = %key, revision = %name, took_ms = took.as_millis(), "model ready");
         let metadata = Arc::clone(running.handle.metadata());
         let (model_name, protocol) = (running.spec.model_name, running.spec.protocol);
         (self.announce)(&ModelReady { key: key.clone(), model_name, protocol, revision: name.to_string(), took, metadata });

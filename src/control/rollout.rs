@@ -203,6 +203,9 @@ impl Rollout {
         if let Some(old) = old {
             self.mind.drain(old);
         }
+        if let Some(other) = self.mind.services.namesake(&self.key, &self.spec.model_name) {
+            tracing::warn!(service = %self.key, %other, model = self.spec.model_name, "two services share a model name; on a bare host the first by name answers, each on its own host");
+        }
     }
 
     fn failed(&self, name: &RevisionName, message: String, may_pass: bool) -> Outcome {

@@ -183,6 +183,15 @@ impl Services {
         services.into_values().collect()
     }
 
+    /// Another service of the default namespace with the same model name: on a bare host only one of them answers.
+    pub(super) fn namesake(&self, key: &ResourceKey, model_name: &str) -> Option<ResourceKey> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = |service: &Service| service.route.as_ref().is_some_and(|route| &*route.model_name == model_name);
+        let here =
+            |other: &ResourceKey| other != key && other.namespace == self.default_namespace && key.namespace == self.default_namespace;
+        all.iter().find(|(other, service)| here(other) && named(service)).map(|(other, _)| other.clone())
+    }
+
     /// The files to look at, by service.
     pub(super) fn watched(&self) -> Vec<(ResourceKey, PathBuf, ModelFiles)> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);

@@ -435,6 +435,30 @@ async fn a_service_whose_runtime_is_missing_says_so_and_is_served_once_it_comes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_kserve_refuses_keeps_the_service_as_it_was() {
+    let mut house = House::with(&[("models/iris.txt", "setosa"), ("models/iris.yaml", &service("iris", "iris.txt"))]).await;
+    let standard = "{name: iris, annotations: {serving.kserve.io/deploymentMode: Standard}}";
+    house.put("models/iris.yaml", &service("iris", "iris.txt").replace("{name: iris}", standard));
+    let status = house.until_status("iris", "the status tells", |status| status.condition(status::MANIFEST_ACCEPTED).is_some()).await;
+    let told = &status.condition(status::MANIFEST_ACCEPTED).unwrap().message;
+    assert!(told.contains("deploymentMode cannot be changed from 'Knative' to 'Standard'"), "{told}");
+    assert_eq!(status.deployment_mode, "Knative");
+    assert_eq!(house.ask("iris").await.unwrap(), "setosa");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_competes_with_another_is_remarked_on() {
+    let mut house = House::with(&[]).await;
+    let ranked = RUNTIME.replace("autoSelect: true", "autoSelect: true, priority: 1");
+    house.put("runtimes/scripted.yaml", &ranked);
+    let ready = |snapshot: &Snapshot| snapshot.resources.values().any(|stored| stored.generation == 2);
+    house.until("the runtime has a priority", ready).await;
+    house.put("runtimes/twin.yaml", &ranked.replace("name: scripted,", "name: twin,"));
+    let remark = |snapshot: &Snapshot| snapshot.problems.values().flatten().any(|problem| problem.message.contains("priority"));
+    house.until("the remark", remark).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_service_keeps_its_status_and_starts_again() {
     let mut house = House::with(&[("models/iris.txt", "setosa"), ("models/iris.yaml", &service("iris", "iris.txt"))]).await;
     let stopped = service("iris", "iris.txt").replace("{name: iris}", "{name: iris, annotations: {serving.kserve.io/stop: 'True'}}");

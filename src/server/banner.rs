@@ -71,6 +71,8 @@ impl Banner {
     /// One model more, with the time it took; the first one with a line to try it.
     pub(super) fn model_ready(&self, model: &ModelReady) {
         if !self.plain {
+            let took_ms = model.took.as_millis();
+            tracing::info!(service = %model.key, model = model.model_name, revision = model.revision, took_ms, "model ready");
             return;
         }
         let mut text =
