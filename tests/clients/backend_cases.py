@@ -36,6 +36,28 @@ class Case:
         return wire != "json" or all(has_json_form(array) for array in arrays)
 
 
+    def other_answers(self):
+        """ONNX Runtime's answers with each input at other places in memory.
+
+        Some of its kernels add numbers in an order that depends on where a tensor starts, so the last bit does too.
+        """
+        session = session_of(self.model)
+        for offset in range(4, 64, 4):
+            moved = {name: at_offset(np.asarray(array), offset) for name, array in self.inputs.items()}
+            yield dict(zip(self.outputs, session.run(list(self.outputs), moved)))
+
+
+def at_offset(array, offset):
+    """A copy of an array that starts `offset` bytes after a multiple of 64."""
+    if array.dtype == np.object_:
+        return array
+    room = np.empty(array.nbytes + 128, np.uint8)
+    start = -room.ctypes.data % 64 + offset
+    moved = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    moved[...] = array
+    return moved
+
+
 def has_json_form(array):
     array = oip.as_protocol(array)
     if array.dtype == np.object_:
@@ -57,12 +79,16 @@ def passing():
     return [case for folder in folders if (case := read(folder)) is not None]
 
 
-def read(folder):
+def session_of(model):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def read(folder):
     try:
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        session = session_of(folder / "model.onnx")
     except Exception:
         return None
     if any(value.type not in CARRIED for value in [*session.get_inputs(), *session.get_outputs()]):

@@ -61,6 +61,10 @@ def test_every_case_answers_as_onnx_runtime_does(served, cases, wire):
 def answer(client, wire, case):
     """What is wrong with the daemon's answer to a case, or nothing."""
     try:
-        return oip.difference(case.outputs, client.infer(wire, case.name, case.inputs))
+        found = client.infer(wire, case.name, case.inputs)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+    wrong = oip.difference(case.outputs, found)
+    if wrong and any(not oip.difference(other, found) for other in case.other_answers()):
+        return ""
+    return wrong

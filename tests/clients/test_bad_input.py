@@ -20,15 +20,14 @@ INFER = "/v2/models/add-sub/infer"
 ROW = np.array([[1, 2, 3, 4]], np.float32)
 GOOD = {"a": ROW, "b": ROW}
 STRICT = """
-limits:
+protocol:
   body_bytes_max: 1048576
   decoded_bytes_max: 2097152
   header_bytes_max: 16384
   header_read_timeout_s: 1
   body_read_timeout_s: 1
   connections_max: 256
-grpc:
-  message_bytes_max: 1048576
+  grpc_message_bytes_max: 1048576
 """
 
 
