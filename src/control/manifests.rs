@@ -22,7 +22,7 @@ pub(super) struct Rules {
 /// What a file declares.
 pub(super) fn declare(bytes: &[u8], file: &Path, rules: &Rules) -> FileChange {
     let mut parsed = parse_with(bytes, file, &rules.options);
-    let complete = parsed.is_complete();
+    let told = parsed.is_complete();
     // A resource that cannot be used is checked all the same, so that all of its mistakes are told at once.
     for manifest in &mut parsed.refused {
         let more = check_refused(manifest, &rules.defaults, &parsed.problems);
@@ -43,6 +43,8 @@ pub(super) fn declare(bytes: &[u8], file: &Path, rules: &Rules) -> FileChange {
         }
     }
     parsed.problems.sort_by_key(|problem| (problem.place.line, problem.place.column));
+    // Under a wrong name may stand any resource that the file declared before.
+    let complete = told && !parsed.problems.iter().any(|problem| problem.is_error() && problem.field == "metadata.name");
     FileChange::Read { resources, problems: parsed.problems, refused, complete }
 }
 

@@ -153,8 +153,43 @@ CASES = {
     "wrong verb": Case("GET", "/v2/models/iris/infer"),
 }
 
+WORDS_ONLY = "both refuse alike; kserved's sentence names the field and what is expected"
+CALLERS_MISTAKE = "the caller's mistake is 400, as the protocol says, not 500 with a Python message"
+ONE_ERROR_SHAPE = "the protocol has one shape of error, `{\"error\": ...}`; FastAPI's own `detail` is not it"
+
 # Name of the case: status of KServe's server, status of kserved, and why kserved answers otherwise.
-DIFFERENCES = {}
+DIFFERENCES = {
+    "v1 with a charset": (500, 200, "`application/json; charset=utf-8` is JSON"),
+    "v1 broken JSON": (400, 400, WORDS_ONLY),
+    "v1 instances is empty": (500, 200, "no rows in, no rows out: KServe leaves this to each model"),
+    "v1 neither key": (500, 400, CALLERS_MISTAKE),
+    "v1 ragged rows": (500, 400, CALLERS_MISTAKE),
+    "v1 wrong width": (500, 400, CALLERS_MISTAKE),
+    "v1 bare list": (500, 400, CALLERS_MISTAKE),
+    "v1 words for numbers": (500, 400, CALLERS_MISTAKE),
+    "v1 explain": (501, 501, "kserved names the model; there is no explainer host to set"),
+    "v2 server": (200, 200, "its own name and version, and the extensions it has, under the protocol's names"),
+    "v2 model": (200, 200, "the platform is told instead of left empty"),
+    "v2 scalar model": (200, 200, "the platform is told instead of left empty"),
+    "v2 BF16": (400, 400, "kserved carries BF16, as the protocol does, but not in JSON; KServe does not know it"),
+    "v2 unknown datatype": (400, 400, WORDS_ONLY),
+    "v2 number too large": (500, 400, CALLERS_MISTAKE),
+    "v2 wrong count": (500, 400, CALLERS_MISTAKE),
+    "v2 wrong width": (400, 400, WORDS_ONLY),
+    "v2 no inputs": (500, 400, CALLERS_MISTAKE),
+    "v2 unknown input": (500, 400, CALLERS_MISTAKE),
+    "v2 without data": (422, 400, ONE_ERROR_SHAPE),
+    "v2 without shape": (422, 400, ONE_ERROR_SHAPE),
+    "v2 broken JSON": (422, 400, ONE_ERROR_SHAPE),
+    "v2 no body": (422, 400, ONE_ERROR_SHAPE),
+    "v2 without a content type": (400, 200, "a body without a type is JSON, as in v1; tritonclient sends it so"),
+    "v2 binary without the header": (400, 400, WORDS_ONLY),
+    "v2 binary with a wrong length": (400, 400, WORDS_ONLY),
+    "v2 binary cut short": (500, 400, CALLERS_MISTAKE),
+    "v2 load an unknown model": (503, 404, "an unknown model is 404 wherever it is asked for"),
+    "unknown route": (404, 404, ONE_ERROR_SHAPE),
+    "wrong verb": (405, 405, ONE_ERROR_SHAPE),
+}
 
 
 @pytest.fixture(scope="module")
@@ -192,21 +227,31 @@ def free_port():
 
 
 def understood(answer):
-    """What an answer says: its JSON without null members and without an id the server made up, and its tensors' bytes."""
+    """What an answer says, without what may differ between any two servers of the protocol.
+
+    Left out are members that are null, an id the server made up, and models the other server does not have. A number of
+    FP32 is read as such: KServe writes 0.980657160282135 and kserved 0.98065716 for the same four bytes.
+    """
     length = int(answer.headers.get("inference-header-content-length", len(answer.body)))
     try:
-        said = without_nulls(json.loads(answer.body[:length] or b"null"))
+        said = plain(json.loads(answer.body[:length] or b"null"))
     except ValueError:
         return answer.body
-    if isinstance(said, dict) and said.get("id") != "seven":
-        said.pop("id", None)
+    if isinstance(said, dict):
+        if said.get("id") != "seven":
+            said.pop("id", None)
+        if "models" in said:
+            said["models"] = sorted(set(said["models"]) & set(MODELS))
     return said, answer.body[length:]
 
 
-def without_nulls(value):
+def plain(value, single=True):
     if isinstance(value, dict):
-        return {name: without_nulls(member) for name, member in value.items() if member is not None}
-    return [without_nulls(member) for member in value] if isinstance(value, list) else value
+        single = value.get("datatype", "FP32") == "FP32"
+        return {name: plain(member, single) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [plain(member, single) for member in value]
+    return float(np.float32(value)) if single and isinstance(value, float) else value
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -262,7 +307,17 @@ GRPC_CASES = {
 }
 
 # Name of the case: KServe's code, kserved's code, and why.
-GRPC_DIFFERENCES = {}
+GRPC_DIFFERENCES = {
+    "server": ("OK", "OK", "its own name and version, and the extensions it has, under the protocol's names"),
+    "model": ("OK", "OK", "the platform is told instead of left empty"),
+    "one output asked for": ("OK", "OK", "KServe ignores the list of outputs on gRPC, against the protocol and its own REST"),
+    "unknown output": ("OK", "INVALID_ARGUMENT", "KServe ignores the list of outputs on gRPC"),
+    "wrong width": ("INVALID_ARGUMENT", "INVALID_ARGUMENT", WORDS_ONLY),
+    "cut short": ("INTERNAL", "INVALID_ARGUMENT", "the caller's mistake, not the server's"),
+    "unknown input": ("INTERNAL", "INVALID_ARGUMENT", "the caller's mistake, not the server's"),
+    "unknown datatype": ("INVALID_ARGUMENT", "INVALID_ARGUMENT", WORDS_ONLY),
+    "no inputs": ("INTERNAL", "INVALID_ARGUMENT", "the caller's mistake, not the server's"),
+}
 
 
 def over_grpc(client, method, request):

@@ -101,8 +101,15 @@ def test_two_files_claiming_one_name_are_both_named(daemon):
     daemon.add("iris", IRIS)
     daemon.start()
     daemon.write("second.yaml", service("iris", "iris/model.onnx"))
-    daemon.wait_for(lambda: "second.yaml" in daemon.tail() and "iris.yaml" in daemon.tail(), 20, "names both files")
+    named = daemon.wait_for(lambda: events(daemon), 20, "tells of the second file")
+    assert "second.yaml" in named and "iris.yaml" in named
     assert species(daemon) == b"setosa"
+
+
+def events(daemon):
+    """What `kserved get events` would show."""
+    listed = daemon.client.get("/api/v1/namespaces/default/events").json()["items"]
+    return "\n".join(event["message"] for event in listed)
 
 
 def test_a_folder_of_links_flipped_like_a_configmap_is_followed(daemon):

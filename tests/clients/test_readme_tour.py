@@ -13,6 +13,7 @@ import pytest
 from daemon import BINARY, ROOT, Daemon
 
 COMMAND = re.compile(r"^\$ (.*)$")
+ANY_LINES = r"(?:.*\n)*"
 
 
 def tour():
@@ -30,8 +31,10 @@ def tour():
 
 def looks_like(shown, found):
     """Whether an output is the shown one; `...` stands for anything on a line, a line of `...` alone for any lines."""
-    pattern = re.escape(shown.strip()).replace(r"\.\.\.", ".*")
-    return re.fullmatch(pattern, found.strip(), re.S if shown.strip() == "..." else 0) is not None
+    if not shown:
+        return not found.strip()
+    lines = [ANY_LINES if line.strip() == "..." else re.escape(line).replace(r"\.\.\.", ".*") + "\n" for line in shown.splitlines()]
+    return re.fullmatch("".join(lines), found.rstrip() + "\n") is not None
 
 
 class Shell:
@@ -87,3 +90,9 @@ def patient(shell, command, shown):
         time.sleep(0.05)
         found = shell.run(command)
     return found
+
+
+def test_the_line_the_daemon_prints_to_try_a_model_works(visitor):
+    daemon, shell = visitor
+    (line,) = [line.strip() for line in daemon.log.read_text().splitlines() if line.strip().startswith("curl ")]
+    assert '"species"' in shell.run(line), line
