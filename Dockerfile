@@ -28,6 +28,6 @@ WORKDIR /var/lib/kserved
 EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 # Inside a container the address must be open, so the daemon wants a key (KSERVED_API_KEY) or a word that something
-# else guards the port (KSERVED_ACCESS_ALLOW_INSECURE_BIND=true).
+# else guards the port (KSERVED_PROTOCOL_ALLOW_UNAUTHENTICATED=true).
 ENTRYPOINT ["/opt/kserved/kserved", "serve", "--host", "0.0.0.0", "--models", "/models", \
     "--runtimes", "/opt/kserved/runtimes", "--cache", "/var/lib/kserved/cache"]

@@ -1,8 +1,8 @@
 # kserved from a fresh clone: `make serve` starts it, `make test` proves it. `make help` lists the rest.
 #
 # KSERVED_CACHE=DIR keeps everything that is slow to get outside the clone: the ONNX Runtime wheel, compiled
-# dependencies and the Python environments of the tests. A second clean clone then starts where the first one ended.
-# With CI=true the folder is ~/.cache/kserved unless one is given.
+# dependencies, the Python environments of the tests, and the models that `make serve` fetches. A second clean clone then
+# starts where the first one ended. With CI=true the folder is ~/.cache/kserved unless one is given.
 
 SHELL := /bin/bash -eu -o pipefail
 .DELETE_ON_ERROR:
@@ -50,7 +50,7 @@ debug: setup
 
 .PHONY: serve
 serve: build ## set up, compile, and serve models/ on http://127.0.0.1:8080
-	exec target/release/kserved serve $(ARGS)
+	exec env $(if $(KSERVED_CACHE),KSERVED_CACHE=$(KSERVED_CACHE)/models) target/release/kserved serve $(ARGS)
 
 .PHONY: test
 test: test-clients ## set up and run every test: real clients first, then the Rust tests with their summary
