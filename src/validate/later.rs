@@ -45,7 +45,7 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
     for (name, set, what) in [
         ("initContainers", !predictor.init_containers.is_empty(), "a container before the model"),
         ("workerSpec", predictor.worker_spec.is_some(), "a model over several machines"),
-        ("storageUris", !predictor.storage_uris.is_empty(), "a model from several places"),
+        ("storageUris", predictor.storage_uris.len() > 1, "a model from several places"),
         ("storageContainerName", predictor.storage_container_name.is_some(), "a storage container by name"),
     ] {
         if set {
