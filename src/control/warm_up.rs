@@ -19,7 +19,9 @@ pub(super) async fn warm_up(handle: &ModelHandle, deadline: Instant) {
         return tracing::debug!(revision = handle.revision(), "not warmed up: an input is too large to make up");
     };
     let request = InferenceRequest { inputs, ..InferenceRequest::default() };
-    match handle.infer(request, deadline).await {
+    let outcome = handle.infer(request, deadline).await;
+    handle.statistics().forget();
+    match outcome {
         Ok(_) => {}
         Err(InferenceError::InvalidInput(error)) => {
             tracing::debug!(revision = handle.revision(), %error, "the model takes no zeros to warm up");

@@ -5,6 +5,7 @@
 
 mod check;
 mod queue;
+pub mod statistics;
 mod worker;
 
 use crate::engine::LoadedModel;
@@ -12,6 +13,7 @@ use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, Mode
 use crate::observe::PoolMetrics;
 use crate::tensor::Tensor;
 use queue::{Entry, Pushed, Queue, Refused};
+use statistics::Statistics;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -60,6 +62,7 @@ struct Pool {
     queue: Queue,
     threads: Mutex<Vec<JoinHandle<()>>>,
     metrics: PoolMetrics,
+    statistics: Statistics,
 }
 
 /// What a worker sends back.
@@ -76,7 +79,7 @@ impl ModelHandle {
         let queue = Queue::new(options.queue_max, options.workers_max);
         let metrics = PoolMetrics::new(&options.model, &options.revision);
         let revision = options.revision.as_str().into();
-        let pool = Pool { options, revision, model, queue, threads: Mutex::default(), metrics };
+        let pool = Pool { options, revision, model, queue, threads: Mutex::default(), metrics, statistics: Statistics::default() };
         Self { shared: Arc::new(Shared { pool: Arc::new(pool) }) }
     }
 
@@ -118,6 +121,18 @@ impl ModelHandle {
     #[must_use]
     pub fn revision(&self) -> &str {
         &self.shared.pool.revision
+    }
+
+    /// What the revision did so far.
+    #[must_use]
+    pub fn statistics(&self) -> &Statistics {
+        &self.shared.pool.statistics
+    }
+
+    /// Worker threads at most.
+    #[must_use]
+    pub fn workers_max(&self) -> usize {
+        self.shared.pool.options.workers_max
     }
 
     /// Requests that wait for a worker now.

@@ -39,6 +39,7 @@ fn answer(pool: &Pool, engine: &mut Option<Box<dyn Engine>>, entry: Entry) {
     // Counted before it is told, so that whoever has the answer finds the counts right.
     pool.queue.ran(timing.run);
     pool.metrics.ran(timing.queue, timing.run);
+    pool.statistics.executed(1, timing.batch, timing.run);
     pool.count();
     // A caller that left meanwhile wants nothing.
     let _ = reply.send(result.map(|outputs| Answer { outputs, timing }));

@@ -7,6 +7,7 @@ use super::timing::Stages;
 use crate::inference::{InferenceRequest, InferenceResponse};
 use crate::observe;
 use crate::pool::ModelHandle;
+use crate::pool::statistics::Spent;
 use crate::router::Route;
 use http::StatusCode;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(crate) struct Exchange {
     pub(crate) deadline: Instant,
     /// Where the time went so far.
     pub(crate) stages: Stages,
+    answered: bool,
     _place: Admitted,
     count: Count,
 }
@@ -49,7 +51,7 @@ impl Exchange {
         match begun {
             Ok((route, place)) => {
                 let deadline = arrival.deadline(&route);
-                Ok(Self { route, deadline, stages: Stages::default(), _place: place, count })
+                Ok(Self { route, deadline, stages: Stages::default(), answered: false, _place: place, count })
             }
             Err(refusal) => {
                 count.code = Some(label(&refusal, wire));
@@ -87,6 +89,19 @@ impl Exchange {
         if outcome.is_ok() {
             let Stages { parse, pool, encode } = self.stages;
             observe::stages(&self.count.model, parse, pool.run, encode);
+            self.answered = true;
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let Ok(handle) = self.route.ready() else { return };
+        let (total, Stages { parse, pool, encode }) = (self.count.since.elapsed(), self.stages);
+        if self.answered {
+            handle.statistics().succeeded(&Spent { total, queue: pool.queue, input: parse, infer: pool.run, output: encode });
+        } else {
+            handle.statistics().failed(total);
         }
     }
 }
