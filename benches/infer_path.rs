@@ -43,7 +43,8 @@ fn pool(workers_max: usize) -> ModelHandle {
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 4], optional: false };
     let metadata = ModelMetadata { inputs: vec![spec("x")], outputs: vec![spec("y")], ..ModelMetadata::default() };
     let (model, revision) = ("echo".to_owned(), "echo-predictor-00001".to_owned());
-    let options = PoolOptions { model, revision, workers_max, queue_max: 1024, worker_idle_s: 60 };
+    let options =
+        PoolOptions { model, revision, workers_max, queue_max: 1024, worker_idle_s: 60, inline_run_max: Duration::ZERO, batching: None };
     ModelHandle::start(Arc::new(Echo(Arc::new(metadata))), options)
 }
 

@@ -4,6 +4,7 @@ use crate::tensor::{DataType, Tensor, TensorError};
 use indexmap::IndexMap;
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// A parameter value of the Open Inference Protocol.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,42 @@ pub struct InferenceRequest {
     pub inputs: Vec<Tensor>,
     /// Which outputs are wanted, in that order; empty means all.
     pub outputs: Vec<RequestedOutput>,
+    /// Who goes first where requests wait.
+    pub priority: Priority,
+}
+
+/// Who goes first where requests of one model wait; those of one priority go in the order they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// What a request has that says nothing.
+    #[default]
+    Normal,
+    /// Behind all others, and the first to be refused where too many wait.
+    Low,
+}
+
+impl Priority {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// Its place from the front, from 0.
+    #[must_use]
+    pub const fn lane(self) -> usize {
+        self as usize
+    }
+
+    /// Reads `high`, `normal` or `low`, or Triton's numbers: 0 for the default, else the lower the earlier.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.trim() {
+            "high" | "1" => Some(Self::High),
+            "normal" | "0" | "2" => Some(Self::Normal),
+            "low" => Some(Self::Low),
+            number => number.parse::<u64>().ok().map(|_| Self::Low),
+        }
+    }
 }
 
 /// What a model answered.
@@ -54,6 +91,8 @@ pub struct InferenceResponse {
     pub timing: Timing,
     /// The revision that answered, e.g. `iris-predictor-00003`.
     pub revision: Arc<str>,
+    /// The batch it ran in, where requests are joined.
+    pub batch_id: Option<Uuid>,
 }
 
 /// Where the time of one request went, as far as the pool knows.

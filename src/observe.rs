@@ -27,6 +27,8 @@ pub struct PoolMetrics {
     workers: metrics::Gauge,
     worker_panics: metrics::Counter,
     refused: metrics::Counter,
+    batches: metrics::Counter,
+    batched: metrics::Counter,
 }
 
 impl PoolMetrics {
@@ -41,6 +43,8 @@ impl PoolMetrics {
             workers: metrics::gauge!("kserved_workers", &labels),
             worker_panics: metrics::counter!("kserved_worker_panics_total", &labels),
             refused: metrics::counter!("kserved_overloaded_total", &labels),
+            batches: metrics::counter!("kserved_batches_total", &labels),
+            batched: metrics::counter!("kserved_batched_requests_total", &labels),
         }
     }
 
@@ -65,6 +69,12 @@ impl PoolMetrics {
     /// An engine panicked; its worker got a new one.
     pub fn worker_panicked(&self) {
         self.worker_panics.increment(1);
+    }
+
+    /// So many requests ran as one.
+    pub fn batched(&self, requests: usize) {
+        self.batches.increment(1);
+        self.batched.increment(requests as u64);
     }
 
     /// A request found the queue full.

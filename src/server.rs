@@ -219,6 +219,8 @@ fn control_config(config: &Config) -> control::Config {
         workers_max: or_cores(config.pool.workers_max),
         queue_max: config.pool.queue_max,
         worker_idle_s: config.pool.worker_idle_s,
+        inline_run_max: Duration::from_micros(config.pool.inline_run_max_us),
+        batch_bytes_max: config.pool.batch_bytes_max,
     }
 }
 

@@ -31,6 +31,7 @@ pub fn decode(message: ModelInferRequest, limits: &Limits) -> Result<Decoded, De
         parameters: parameters(message.parameters),
         inputs,
         outputs: message.outputs.into_iter().map(requested_output).collect(),
+        ..InferenceRequest::default()
     };
     Ok(Decoded { request, reply })
 }

@@ -44,11 +44,16 @@ pub struct Pool {
     pub queue_max: usize,
     /// Seconds a worker waits for work before its thread ends.
     pub worker_idle_s: u64,
+    /// A model whose runs lately took fewer microseconds than this runs on the thread that read the request, which spares
+    /// the way to a worker and back; 0: never.
+    pub inline_run_max_us: u64,
+    /// Bytes of all inputs that are joined into one batch, where a service asks for batches.
+    pub batch_bytes_max: usize,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { workers_max: 0, queue_max: 1024, worker_idle_s: 60 }
+        Self { workers_max: 0, queue_max: 1024, worker_idle_s: 60, inline_run_max_us: 100, batch_bytes_max: 16 << 20 }
     }
 }
 

@@ -81,6 +81,10 @@ pub struct Config {
     pub queue_max: usize,
     /// Seconds a worker waits for work before its thread ends.
     pub worker_idle_s: u64,
+    /// A model whose runs lately took less runs on its caller's thread; zero: never.
+    pub inline_run_max: Duration,
+    /// Bytes of all inputs of one batch at most.
+    pub batch_bytes_max: usize,
 }
 
 /// Services worked on at once. Most of them wait for a download or for their turn to load, and a slow

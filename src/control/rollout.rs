@@ -11,7 +11,8 @@ use crate::api::ResourceKey;
 use crate::api::status::{FailureInfo, FailureReason};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
 use crate::observe;
-use crate::pool::{ModelHandle, PoolOptions};
+use crate::pool::{Batching, ModelHandle, PoolOptions};
+use crate::resolve::batching::BatchingSpec;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::storage_uri::StorageUri;
 use crate::router::Target;
@@ -194,7 +195,14 @@ impl Rollout {
             workers_max: config.workers_max.min(by_cpu).min(by_concurrency).max(1),
             queue_max: config.queue_max,
             worker_idle_s: config.worker_idle_s,
+            inline_run_max: config.inline_run_max,
+            batching: self.batching(),
         }
+    }
+
+    fn batching(&self) -> Option<Batching> {
+        let BatchingSpec { instances_max, delay, kserve_replies } = self.spec.batching.clone()?;
+        Some(Batching { instances_max, delay, bytes_max: self.mind.config.batch_bytes_max, kserve_replies })
     }
 
     fn swap(&self, running: Running) {

@@ -117,6 +117,8 @@ fn config(folder: &Path) -> Config {
         workers_max: 2,
         queue_max: 16,
         worker_idle_s: 1,
+        inline_run_max: Duration::ZERO,
+        batch_bytes_max: 1 << 20,
     }
 }
 

@@ -1,24 +1,34 @@
 //! The workers of one revision: a bounded queue, threads that each own an engine, and a handle to ask them.
 //!
 //! [`ModelHandle::infer`] puts a request into the queue and waits for its answer. A full queue refuses at
-//! once; an entry whose caller left or whose deadline passed is dropped before it costs engine time.
+//! once; an entry whose caller left or whose deadline passed is dropped before it costs engine time. A model that
+//! answers in no time runs on its caller's thread instead, and requests that wait for a slow one may be joined.
 
+mod batch;
 mod check;
+mod here;
+mod lanes;
+mod pace;
 mod queue;
 pub mod statistics;
 mod worker;
+
+pub use batch::Batching;
 
 use crate::engine::LoadedModel;
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata, Timing};
 use crate::observe::PoolMetrics;
 use crate::tensor::Tensor;
+use here::Seats;
 use queue::{Entry, Pushed, Queue, Refused};
 use statistics::Statistics;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
 
 /// Bounds of one pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,6 +43,10 @@ pub struct PoolOptions {
     pub queue_max: usize,
     /// Seconds a worker thread waits for work before it ends.
     pub worker_idle_s: u64,
+    /// A model whose runs lately took less than this runs on its caller's thread; zero: never.
+    pub inline_run_max: Duration,
+    /// How requests are joined; nothing: each runs alone. A model whose first dimensions are fixed is never batched.
+    pub batching: Option<Batching>,
 }
 
 /// Asks one revision. Cheap to clone; the last clone's drop lets the workers finish what is queued and end.
@@ -61,6 +75,9 @@ struct Pool {
     model: Arc<dyn LoadedModel>,
     queue: Queue,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    seats: Seats,
+    /// Set once a batch came back with another number of rows than went in.
+    unjoinable: AtomicBool,
     metrics: PoolMetrics,
     statistics: Statistics,
 }
@@ -70,16 +87,19 @@ struct Pool {
 struct Answer {
     outputs: Vec<Tensor>,
     timing: Timing,
+    batch_id: Option<Uuid>,
 }
 
 impl ModelHandle {
     /// Starts a pool over loaded weights. No thread runs until there is work.
     #[must_use]
     pub fn start(model: Arc<dyn LoadedModel>, options: PoolOptions) -> Self {
-        let queue = Queue::new(options.queue_max, options.workers_max);
+        let batching = options.batching.clone().filter(|_| batch::takes_rows(model.metadata()));
+        let queue = Queue::new(options.queue_max, options.workers_max, batching);
         let metrics = PoolMetrics::new(&options.model, &options.revision);
         let revision = options.revision.as_str().into();
-        let pool = Pool { options, revision, model, queue, threads: Mutex::default(), metrics, statistics: Statistics::default() };
+        let (threads, seats, unjoinable) = (Mutex::default(), Seats::default(), AtomicBool::new(false));
+        let pool = Pool { options, revision, model, queue, threads, seats, unjoinable, metrics, statistics: Statistics::default() };
         Self { shared: Arc::new(Shared { pool: Arc::new(pool) }) }
     }
 
@@ -99,9 +119,14 @@ impl ModelHandle {
         if allowed.is_zero() {
             return Err(pool.too_late(allowed));
         }
+        if let Some(answer) = pool.run_here(&request.inputs, &wanted) {
+            return answer.map(|answer| pool.response(answer));
+        }
         let (reply, answer) = oneshot::channel();
-        let (inputs, span) = (request.inputs, tracing::Span::current());
-        pool.submit(Entry { inputs, wanted, deadline: deadline.into_std(), queued_at: now.into_std(), span, reply })?;
+        let (inputs, priority, span) = (request.inputs, request.priority, tracing::Span::current());
+        let rows = if pool.batches() { batch::rows_of(&inputs) } else { None };
+        let (deadline_std, queued_at) = (deadline.into_std(), now.into_std());
+        pool.submit(Entry { inputs, wanted, deadline: deadline_std, queued_at, priority, rows, span, reply })?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result.map(|answer| pool.response(answer)),
             // A worker found the entry late a moment before the timer did.
@@ -133,6 +158,17 @@ impl ModelHandle {
     #[must_use]
     pub fn workers_max(&self) -> usize {
         self.shared.pool.options.workers_max
+    }
+
+    /// How requests are joined, where they are.
+    #[must_use]
+    pub fn batching(&self) -> Option<&Batching> {
+        self.shared.pool.queue.batching()
+    }
+
+    /// How many runs may overlap from now on, at least one; worker threads beyond it end when they are idle.
+    pub fn set_workers_max(&self, workers_max: usize) {
+        self.shared.pool.queue.set_places(workers_max);
     }
 
     /// Requests that wait for a worker now.
@@ -173,10 +209,17 @@ impl ModelHandle {
 }
 
 impl Pool {
+    fn batches(&self) -> bool {
+        self.queue.batching().is_some()
+    }
+
     fn submit(self: &Arc<Self>, entry: Entry) -> Result<(), InferenceError> {
-        let pushed = self.queue.push(entry).map_err(|refused| self.refusal(&refused))?;
+        let Pushed { start_worker, displaced } = self.queue.push(entry).map_err(|refused| self.refusal(&refused))?;
         self.count();
-        if pushed == Pushed::StartWorker {
+        if let Some((entry, refused)) = displaced {
+            let _ = entry.reply.send(Err(self.refusal(&refused)));
+        }
+        if start_worker {
             self.start_worker();
         }
         Ok(())
@@ -214,7 +257,8 @@ impl Pool {
     }
 
     fn response(&self, answer: Answer) -> InferenceResponse {
-        InferenceResponse { outputs: answer.outputs, timing: answer.timing, revision: Arc::clone(&self.revision) }
+        let Answer { outputs, timing, batch_id } = answer;
+        InferenceResponse { outputs, timing, revision: Arc::clone(&self.revision), batch_id }
     }
 
     fn refusal(&self, refused: &Refused) -> InferenceError {

@@ -1,17 +1,17 @@
 //! The bounded queue of one revision: who waits, who runs, and whether one more worker is worth a thread.
 //!
-//! One short lock, never held while anything runs or waits. Time comes in through the entries' own clocks.
+//! One short lock, never held while anything runs or waits. A run takes a *place*, of which there are as many as may run
+//! at once; a worker thread takes one for the next batch, a caller's own thread for a run that is over in no time.
 
 use super::Answer;
-use crate::inference::InferenceError;
+use super::batch::{self, Batching};
+use super::lanes::Lanes;
+use super::pace::Pace;
+use crate::inference::{InferenceError, Priority};
 use crate::tensor::Tensor;
-use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
-
-/// The weight of the latest run in the moving average of run times.
-const LATEST_RUN_WEIGHT: f64 = 0.125;
 
 /// What is said of the wait as long as no run has finished.
 const RETRY_AFTER_UNKNOWN: Duration = Duration::from_secs(1);
@@ -23,30 +23,33 @@ pub(super) struct Entry {
     pub(super) wanted: Vec<usize>,
     pub(super) deadline: Instant,
     pub(super) queued_at: Instant,
+    pub(super) priority: Priority,
+    /// The size of the first dimension where the request may be joined with others, else nothing.
+    pub(super) rows: Option<usize>,
     pub(super) span: tracing::Span,
     pub(super) reply: oneshot::Sender<Result<Answer, InferenceError>>,
 }
 
 impl Entry {
     /// Whether somebody still waits for the answer.
-    fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         !self.reply.is_closed() && Instant::now() < self.deadline
     }
 }
 
 /// What the pushing side does after its entry took a place.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Pushed {
-    /// A worker has it or will come to it.
-    Queued,
+#[derive(Debug)]
+pub(super) struct Pushed {
     /// A worker was counted for it; its thread must be started.
-    StartWorker,
+    pub(super) start_worker: bool,
+    /// An entry of lower priority that lost its place to it; it must be refused.
+    pub(super) displaced: Option<(Entry, Refused)>,
 }
 
 /// Why an entry got no place. The entry is gone; its reply is not sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// As many wait as may wait.
+    /// As many wait as may wait, or so many that it would not be answered in time.
     Full { queued: usize, retry_after: Duration },
     /// The pool takes no more.
     Closed,
@@ -57,7 +60,7 @@ pub(super) enum Refused {
 pub(super) struct Counts {
     /// Entries without a worker.
     pub(super) waiting: usize,
-    /// Entries in an engine.
+    /// Runs in an engine; a batch is one run.
     pub(super) running: usize,
     /// Worker threads.
     pub(super) workers: usize,
@@ -67,11 +70,12 @@ pub(super) struct Counts {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Entry>,
+    waiting: Lanes,
     counts: Counts,
+    /// Runs at once, at most.
+    places: usize,
     closed: bool,
-    /// Moving average of run times; nothing before the first run ended.
-    run_s_mean: Option<f64>,
+    pace: Pace,
 }
 
 /// The queue and the counts of its workers.
@@ -81,19 +85,27 @@ pub(super) struct Queue {
     work: Condvar,
     ended: Notify,
     waiting_max: usize,
-    workers_max: usize,
+    batching: Option<Batching>,
+}
+
+/// When the next run may begin.
+enum Next {
+    Now,
+    At(Instant),
+    Nothing,
 }
 
 impl Queue {
-    pub(super) fn new(waiting_max: usize, workers_max: usize) -> Self {
-        let workers_max = workers_max.max(1);
-        Self { state: Mutex::default(), work: Condvar::new(), ended: Notify::new(), waiting_max, workers_max }
+    pub(super) fn new(waiting_max: usize, places: usize, batching: Option<Batching>) -> Self {
+        let state = State { places: places.max(1), ..State::default() };
+        Self { state: Mutex::new(state), work: Condvar::new(), ended: Notify::new(), waiting_max, batching }
     }
 
-    /// Gives an entry a place, behind all others.
+    /// Gives an entry a place, behind all others of its priority.
     ///
-    /// Entries that a free worker will take at once do not count as waiting. Before it refuses, it throws out
-    /// those whose callers left.
+    /// Entries that a free worker will take at once do not count as waiting. Before it refuses, it throws out those
+    /// whose callers left, then the newest of a lower priority. One that would have to wait past its deadline is
+    /// refused at once.
     ///
     /// # Errors
     /// [`Refused`].
@@ -102,70 +114,125 @@ impl Queue {
         if state.closed {
             return Err(Refused::Closed);
         }
-        let places = self.waiting_max.saturating_add(self.workers_max - state.counts.running.min(self.workers_max));
-        if state.waiting.len() >= places {
+        let room = self.waiting_max.saturating_add(state.free_places());
+        if state.waiting.len() >= room {
             state.waiting.retain(Entry::is_wanted);
         }
-        if state.waiting.len() >= places {
-            return Err(Refused::Full { queued: state.waiting.len(), retry_after: self.retry_after(&state) });
+        let retry_after = state.wait(state.waiting.len());
+        let full = Refused::Full { queued: state.waiting.len(), retry_after: retry_after.unwrap_or(RETRY_AFTER_UNKNOWN) };
+        let ahead = state.waiting.ahead_of(entry.priority);
+        if ahead > state.free_places() && state.wait(ahead).is_some_and(|wait| entry.queued_at + wait >= entry.deadline) {
+            return Err(full);
         }
-        state.waiting.push_back(entry);
-        if state.waiting.len() > state.counts.idle && state.counts.workers < self.workers_max {
+        let displaced = if state.waiting.len() < room { None } else { Some((state.waiting.displace(entry.priority).ok_or(full)?, full)) };
+        state.waiting.push(entry);
+        let start_worker = state.waiting.len() > state.counts.idle && state.counts.workers < state.places;
+        if start_worker {
             state.counts.workers += 1;
-            return Ok(Pushed::StartWorker);
         }
         drop(state);
-        self.work.notify_one();
-        Ok(Pushed::Queued)
+        if !start_worker {
+            self.work.notify_one();
+        }
+        Ok(Pushed { start_worker, displaced })
     }
 
-    /// The next entry that somebody still waits for. Blocks at most `idle`; nothing means that the calling worker
-    /// no longer counts and must end.
-    pub(super) fn take(&self, idle: Duration) -> Option<Entry> {
+    /// The next entries that somebody still waits for, to be run as one. Blocks at most `idle`; `false` means that the
+    /// calling worker no longer counts and must end.
+    pub(super) fn take(&self, idle: Duration, batch: &mut Vec<Entry>) -> bool {
         loop {
-            let entry = self.next(idle)?;
-            if entry.is_wanted() {
-                return Some(entry);
+            batch.clear();
+            if !self.gather(idle, batch) {
+                return false;
             }
             // Dropped here, outside the lock: a request may hold megabytes.
-            self.lock().counts.running -= 1;
+            batch.retain(Entry::is_wanted);
+            if !batch.is_empty() {
+                return true;
+            }
+            self.place_is_free(&mut self.lock());
         }
     }
 
-    fn next(&self, idle: Duration) -> Option<Entry> {
+    fn gather(&self, idle: Duration, batch: &mut Vec<Entry>) -> bool {
         let mut state = self.lock();
-        if state.waiting.is_empty() && !state.closed {
+        let mut waited_enough = false;
+        loop {
+            let until = match state.next(self.batching.as_ref()) {
+                Next::Now => {
+                    state.waiting.take(self.batching.as_ref(), batch);
+                    state.counts.running += 1;
+                    return true;
+                }
+                Next::Nothing if state.waiting.is_empty() && (state.closed || waited_enough) => {
+                    self.worker_ends(&mut state);
+                    return false;
+                }
+                Next::Nothing => idle,
+                Next::At(moment) => moment.saturating_duration_since(Instant::now()),
+            };
             state.counts.idle += 1;
-            let nothing = |state: &mut State| state.waiting.is_empty() && !state.closed;
-            state = self.work.wait_timeout_while(state, idle, nothing).unwrap_or_else(PoisonError::into_inner).0;
+            let (guard, result) = self.work.wait_timeout(state, until).unwrap_or_else(PoisonError::into_inner);
+            state = guard;
             state.counts.idle -= 1;
+            waited_enough = result.timed_out();
         }
-        let entry = state.waiting.pop_front();
-        match entry {
-            Some(_) => state.counts.running += 1,
-            None => self.worker_ends(&mut state),
-        }
-        entry
     }
 
-    /// A run has ended after that time.
-    pub(super) fn ran(&self, run: Duration) {
+    /// Takes a place for a run on the caller's own thread, if nobody waits and runs have been as short as `run_max`.
+    pub(super) fn take_place(&self, run_max: Duration) -> bool {
         let mut state = self.lock();
+        let may = self.batching.is_none()
+            && !state.closed
+            && state.waiting.is_empty()
+            && state.free_places() > 0
+            && state.pace.usual().is_some_and(|usual| usual <= run_max);
+        if may {
+            state.counts.running += 1;
+        }
+        may
+    }
+
+    /// How entries are joined, where they are.
+    pub(super) const fn batching(&self) -> Option<&Batching> {
+        self.batching.as_ref()
+    }
+
+    /// A run of so many entries has ended after that time.
+    pub(super) fn ran(&self, run: Duration, entries: usize) {
+        let mut state = self.lock();
+        state.pace.ran(run, entries);
+        self.place_is_free(&mut state);
+    }
+
+    fn place_is_free(&self, state: &mut State) {
         state.counts.running -= 1;
-        let mean = state.run_s_mean.unwrap_or(run.as_secs_f64());
-        state.run_s_mean = Some(mean + (run.as_secs_f64() - mean) * LATEST_RUN_WEIGHT);
+        if !state.waiting.is_empty() {
+            self.work.notify_one();
+        }
+        self.tell_if_ended(state);
+    }
+
+    /// How many may run at once from now on, at least one.
+    pub(super) fn set_places(&self, places: usize) {
+        self.lock().places = places.max(1);
+        self.work.notify_all();
     }
 
     /// A worker that was counted has no thread. Gives back what nobody will come to.
     pub(super) fn worker_failed(&self) -> Vec<Entry> {
         let mut state = self.lock();
         self.worker_ends(&mut state);
-        if state.counts.workers > 0 { Vec::new() } else { state.waiting.drain(..).collect() }
+        if state.counts.workers > 0 { Vec::new() } else { state.waiting.drain() }
     }
 
     fn worker_ends(&self, state: &mut State) {
         state.counts.workers -= 1;
-        if state.counts.workers == 0 {
+        self.tell_if_ended(state);
+    }
+
+    fn tell_if_ended(&self, state: &State) {
+        if state.counts.workers == 0 && state.counts.running == 0 {
             self.ended.notify_waiters();
         }
     }
@@ -178,17 +245,18 @@ impl Queue {
 
     /// Takes out all that wait.
     pub(super) fn clear(&self) -> Vec<Entry> {
-        self.lock().waiting.drain(..).collect()
+        self.lock().waiting.drain()
     }
 
-    /// Resolves once no worker is left. Cancel safe.
+    /// Resolves once no worker and no run is left. Cancel safe.
     pub(super) async fn ended(&self) {
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             // Listening before looking: a worker may end in between.
             ended.as_mut().enable();
-            if self.counts().workers == 0 {
+            let counts = self.counts();
+            if counts.workers == 0 && counts.running == 0 {
                 return;
             }
             ended.await;
@@ -200,100 +268,34 @@ impl Queue {
         Counts { waiting: state.waiting.len(), ..state.counts }
     }
 
-    /// When those before it will likely have run.
-    fn retry_after(&self, state: &State) -> Duration {
-        let Some(run_s) = state.run_s_mean else { return RETRY_AFTER_UNKNOWN };
-        let before = state.waiting.len() + state.counts.running;
-        #[expect(clippy::cast_precision_loss, reason = "queues and workers are few")]
-        let wait_s = run_s * before as f64 / self.workers_max as f64;
-        Duration::try_from_secs_f64(wait_s).unwrap_or(RETRY_AFTER_UNKNOWN).max(Duration::from_millis(1))
-    }
-
     /// The counts stay right whatever panics: no code of others runs under the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Caller = oneshot::Receiver<Result<Answer, InferenceError>>;
-
-    fn entry() -> (Entry, Caller) {
-        let (reply, caller) = oneshot::channel();
-        let now = Instant::now();
-        let deadline = now + Duration::from_mins(10);
-        (Entry { inputs: Vec::new(), wanted: Vec::new(), deadline, queued_at: now, span: tracing::Span::none(), reply }, caller)
+impl State {
+    fn free_places(&self) -> usize {
+        self.places.saturating_sub(self.counts.running)
     }
 
-    fn push(queue: &Queue) -> (Result<Pushed, Refused>, Caller) {
-        let (entry, caller) = entry();
-        (queue.push(entry), caller)
+    /// When those ahead will likely have run; nothing while no run has ended.
+    fn wait(&self, ahead: usize) -> Option<Duration> {
+        let entries = ahead + self.counts.running;
+        Some(self.pace.mean()?.saturating_mul(u32::try_from(entries).unwrap_or(u32::MAX)) / u32::try_from(self.places).unwrap_or(u32::MAX))
+            .map(|wait| wait.max(Duration::from_millis(1)))
     }
 
-    #[test]
-    fn a_worker_is_started_for_each_entry_until_there_are_enough() {
-        let queue = Queue::new(10, 2);
-        let callers: Vec<_> = (0..3).map(|_| push(&queue)).collect();
-        let pushed: Vec<_> = callers.iter().map(|(pushed, _)| pushed.as_ref().unwrap()).collect();
-        assert_eq!(pushed, [&Pushed::StartWorker, &Pushed::StartWorker, &Pushed::Queued]);
-    }
-
-    #[test]
-    fn the_wait_is_told_by_the_run_time_the_queue_and_the_workers() {
-        let queue = Queue::new(2, 1);
-        let callers: Vec<_> = (0..3).map(|_| push(&queue)).collect();
-        assert!(callers.iter().all(|(pushed, _)| pushed.is_ok()));
-        assert_eq!(push(&queue).0, Err(Refused::Full { queued: 3, retry_after: RETRY_AFTER_UNKNOWN }));
-        queue.take(Duration::ZERO).unwrap();
-        queue.ran(Duration::from_secs(2));
-        queue.take(Duration::ZERO).unwrap();
-        let waits: Vec<_> = (0..2).map(|_| push(&queue)).collect();
-        // Two wait and one runs, two seconds each, on one worker.
-        assert_eq!(waits[1].0, Err(Refused::Full { queued: 2, retry_after: Duration::from_secs(6) }));
-    }
-
-    #[test]
-    fn callers_that_left_make_room() {
-        let queue = Queue::new(1, 1);
-        let (first, _caller) = push(&queue);
-        let (second, left) = push(&queue);
-        assert!(first.is_ok() && second.is_ok());
-        drop(left);
-        assert!(push(&queue).0.is_ok());
-    }
-
-    #[test]
-    fn an_entry_whose_deadline_passed_is_never_handed_out() {
-        let queue = Queue::new(2, 1);
-        let (mut late, _late_caller) = entry();
-        late.deadline = late.queued_at;
-        queue.push(late).unwrap();
-        let (_, _caller) = push(&queue);
-        assert!(queue.take(Duration::ZERO).is_some());
-        assert_eq!(queue.counts(), Counts { waiting: 0, running: 1, workers: 1, idle: 0 });
-    }
-
-    #[test]
-    fn a_worker_without_work_ends_and_is_no_longer_counted() {
-        let queue = Queue::new(2, 1);
-        let (_, _caller) = push(&queue);
-        queue.take(Duration::ZERO).unwrap();
-        queue.ran(Duration::ZERO);
-        assert!(queue.take(Duration::ZERO).is_none());
-        assert_eq!(queue.counts(), Counts::default());
-    }
-
-    #[test]
-    fn a_closed_queue_hands_out_what_it_has_and_takes_no_more() {
-        let queue = Queue::new(2, 1);
-        let (_, _caller) = push(&queue);
-        queue.close();
-        assert_eq!(push(&queue).0, Err(Refused::Closed));
-        assert!(queue.take(Duration::MAX).is_some());
-        queue.ran(Duration::ZERO);
-        assert!(queue.take(Duration::MAX).is_none());
+    /// A batch waits for company until it is full, its time is over, or an entry in it could be late.
+    fn next(&self, batching: Option<&Batching>) -> Next {
+        let Some(leader) = self.waiting.leader().filter(|_| self.free_places() > 0) else { return Next::Nothing };
+        let Some(batching) = batching.filter(|batching| !batching.delay.is_zero() && !self.closed) else { return Next::Now };
+        let (rows, deadline) = self.waiting.company(leader, batching);
+        let latest = deadline.checked_sub(self.pace.mean().unwrap_or_default()).unwrap_or(deadline);
+        let moment = (leader.queued_at + batching.delay).min(latest);
+        if rows >= batching.instances_max || batch::is_alone(leader) || moment <= Instant::now() { Next::Now } else { Next::At(moment) }
     }
 }
+
+#[cfg(test)]
+mod tests;

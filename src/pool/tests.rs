@@ -1,5 +1,8 @@
 //! Pools over an engine that does as it is told.
 
+mod here;
+mod joining;
+
 use super::*;
 use crate::engine::{Engine, EngineError};
 use crate::inference::{RequestedOutput, TensorSpec};
@@ -69,14 +72,21 @@ fn spec(name: &str) -> TensorSpec {
     TensorSpec { name: name.into(), datatype: DataType::Uint8, shape: vec![-1], optional: false }
 }
 
+fn options(workers_max: usize, queue_max: usize) -> PoolOptions {
+    let (model, revision) = ("m".to_owned(), "m-predictor-00001".to_owned());
+    PoolOptions { model, revision, workers_max, queue_max, worker_idle_s: 600, inline_run_max: Duration::ZERO, batching: None }
+}
+
 fn scene(workers_max: usize, queue_max: usize) -> Scene {
+    scene_of(options(workers_max, queue_max))
+}
+
+fn scene_of(options: PoolOptions) -> Scene {
     let (steps, told) = unbounded();
     let (starts, started) = mpsc::unbounded_channel();
     let engines = Arc::new(AtomicUsize::new(0));
     let metadata = ModelMetadata { inputs: vec![spec("x")], outputs: vec![spec("y0"), spec("y1")], ..ModelMetadata::default() };
     let script = Script { metadata: Arc::new(metadata), steps: told, started: starts, engines: Arc::clone(&engines) };
-    let (model, revision) = ("m".to_owned(), "m-predictor-00001".to_owned());
-    let options = PoolOptions { model, revision, workers_max, queue_max, worker_idle_s: 600 };
     Scene { handle: ModelHandle::start(Arc::new(script), options), steps, started, engines }
 }
 

@@ -1,5 +1,6 @@
-//! One thread that owns one engine: takes an entry, runs it, answers; a panic costs that answer and the engine.
+//! One thread that owns one engine: takes what waits, runs it, answers; a panic costs that answer and the engine.
 
+use super::batch::{join, split};
 use super::queue::Entry;
 use super::{Answer, Pool};
 use crate::engine::{Engine, EngineError};
@@ -8,7 +9,12 @@ use crate::tensor::Tensor;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// An engine, made when it is first needed.
+pub(super) type Seat = Option<Box<dyn Engine>>;
 
 /// Starts a thread for a worker that the queue has counted already.
 ///
@@ -21,36 +27,85 @@ pub(super) fn spawn(pool: &Arc<Pool>) -> std::io::Result<std::thread::JoinHandle
 
 fn run(pool: &Pool) {
     let idle = Duration::from_secs(pool.options.worker_idle_s);
-    let mut engine = None;
+    let (mut seat, mut batch) = (None, Vec::new());
     pool.count();
-    while let Some(entry) = pool.queue.take(idle) {
-        answer(pool, &mut engine, entry);
+    while pool.queue.take(idle, &mut batch) {
+        answer(pool, &mut seat, &mut batch);
     }
-    let_go(&mut engine);
+    let_go(&mut seat);
     pool.count();
 }
 
-fn answer(pool: &Pool, engine: &mut Option<Box<dyn Engine>>, entry: Entry) {
-    let Entry { inputs, wanted, queued_at, span, reply, .. } = entry;
-    let _in_span = span.enter();
-    let started = Instant::now();
-    let result = infer(pool, engine, &inputs, &wanted);
-    let timing = Timing { queue: started.duration_since(queued_at), batch: Duration::ZERO, run: started.elapsed() };
+fn answer(pool: &Pool, seat: &mut Seat, batch: &mut Vec<Entry>) {
+    let began = Instant::now();
+    let batch_id = pool.batches().then(Uuid::new_v4);
+    let results = match &batch[..] {
+        [entry] => vec![one(pool, seat, entry)],
+        entries => together(pool, seat, entries),
+    };
+    let elapsed = began.elapsed();
     // Counted before it is told, so that whoever has the answer finds the counts right.
-    pool.queue.ran(timing.run);
-    pool.metrics.ran(timing.queue, timing.run);
-    pool.statistics.executed(1, timing.batch, timing.run);
+    pool.queue.ran(elapsed, batch.len());
     pool.count();
-    // A caller that left meanwhile wants nothing.
-    let _ = reply.send(result.map(|outputs| Answer { outputs, timing }));
+    let alone = batch.len() == 1;
+    for (entry, result) in batch.drain(..).zip(results) {
+        let result = result.map(|(outputs, run)| {
+            let joining = if alone { Duration::ZERO } else { elapsed.saturating_sub(run) };
+            let timing = Timing { queue: began.duration_since(entry.queued_at), batch: joining, run };
+            pool.metrics.ran(timing.queue, timing.run);
+            Answer { outputs, timing, batch_id }
+        });
+        // A caller that left meanwhile wants nothing.
+        let _ = entry.reply.send(result);
+    }
 }
 
-fn infer(pool: &Pool, engine: &mut Option<Box<dyn Engine>>, inputs: &[Tensor], wanted: &[usize]) -> Result<Vec<Tensor>, InferenceError> {
-    // An engine that panicked is let go of, so nothing half-changed is seen again.
+/// What a run gave, and how long the engine took for it.
+type Ran = Result<(Vec<Tensor>, Duration), InferenceError>;
+
+fn one(pool: &Pool, seat: &mut Seat, entry: &Entry) -> Ran {
+    let _in_span = entry.span.enter();
+    let began = Instant::now();
+    let outputs = infer(pool, seat, &entry.inputs, &entry.wanted);
+    let run = began.elapsed();
+    pool.statistics.executed(1, Duration::ZERO, run);
+    Ok((outputs?, run))
+}
+
+/// Runs several as one; where that fails, each on its own, so that a bad request spoils its own answer only.
+fn together(pool: &Pool, seat: &mut Seat, entries: &[Entry]) -> Vec<Ran> {
+    let began = Instant::now();
+    if let Some((parts, run)) = joined(pool, seat, entries) {
+        pool.metrics.batched(entries.len());
+        pool.statistics.executed(entries.len(), began.elapsed().saturating_sub(run), run);
+        return parts.into_iter().map(|outputs| Ok((outputs, run))).collect();
+    }
+    entries.iter().map(|entry| one(pool, seat, entry)).collect()
+}
+
+fn joined(pool: &Pool, seat: &mut Seat, entries: &[Entry]) -> Option<(Vec<Vec<Tensor>>, Duration)> {
+    if pool.unjoinable.load(Ordering::Relaxed) {
+        return None;
+    }
+    let rows: Vec<usize> = entries.iter().filter_map(|entry| entry.rows).collect();
+    let inputs = join(entries)?;
+    let began = Instant::now();
+    let outputs = infer(pool, seat, &inputs, &entries[0].wanted).ok()?;
+    let run = began.elapsed();
+    let parts = split(&outputs, &rows);
+    if parts.is_none() && !pool.unjoinable.swap(true, Ordering::Relaxed) {
+        let revision = &pool.options.revision;
+        tracing::warn!(revision, "requests are no longer joined: the model's outputs have not as many rows as its inputs");
+    }
+    Some((parts?, run))
+}
+
+/// Runs the model on the calling thread. An engine that panics is let go of, so nothing half-changed is seen again.
+pub(super) fn infer(pool: &Pool, seat: &mut Seat, inputs: &[Tensor], wanted: &[usize]) -> Result<Vec<Tensor>, InferenceError> {
     let attempt = catch_unwind(AssertUnwindSafe(|| {
-        let engine = match engine {
+        let engine = match seat {
             Some(engine) => engine,
-            None => engine.insert(pool.model.worker()?),
+            None => seat.insert(pool.model.worker()?),
         };
         engine.infer(inputs, wanted)
     }));
@@ -59,15 +114,15 @@ fn infer(pool: &Pool, engine: &mut Option<Box<dyn Engine>>, inputs: &[Tensor], w
         Err(panic) => {
             pool.metrics.worker_panicked();
             tracing::error!(model = pool.options.model, revision = pool.options.revision, panic = words(&*panic), "engine panicked");
-            let_go(engine);
+            let_go(seat);
             Err(InferenceError::Engine("the engine broke down on this request; the next one gets a new engine".to_owned()))
         }
     }
 }
 
 /// Drops an engine, whose drop may panic as well.
-fn let_go(engine: &mut Option<Box<dyn Engine>>) {
-    let engine = engine.take();
+fn let_go(seat: &mut Seat) {
+    let engine = seat.take();
     let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
 }
 

@@ -4,6 +4,7 @@
 //! runtime, merges the container, fills placeholders, reads where the model lies, and names the engine. The answer is a
 //! [`RevisionSpec`]; two equal ones are the same revision.
 
+pub mod batching;
 pub mod engine;
 pub mod error;
 pub mod merge;
@@ -25,6 +26,7 @@ use crate::api::status::FailureReason;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use batching::BatchingSpec;
 pub use error::ResolveError;
 pub use revision::{RevisionSpec, RuntimeRef};
 pub use runtime::Candidate;
@@ -89,6 +91,7 @@ pub fn resolve(
         env,
         timeout_s: positive(service.spec.predictor.timeout_s).unwrap_or(defaults.timeout_s),
         container_concurrency: concurrency(service),
+        batching: batching::batching_of(service)?,
     })
 }
 

@@ -1,5 +1,6 @@
 //! What a revision is: everything that decides what runs, and the name it runs under.
 
+use super::batching::BatchingSpec;
 use super::storage_uri::StorageUri;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,6 +37,8 @@ pub struct RevisionSpec {
     pub timeout_s: u64,
     /// Requests at once, a hard limit; 0 is unbounded.
     pub container_concurrency: u64,
+    /// How requests are joined; nothing: each runs alone.
+    pub batching: Option<BatchingSpec>,
 }
 
 /// The runtime a revision runs on.

@@ -52,6 +52,7 @@ fn a_service_becomes_all_that_decides_what_runs() {
             memory_limit_bytes: Some(2 << 30),
             timeout_s: 300,
             container_concurrency: 0,
+            batching: None,
         })
     );
 }

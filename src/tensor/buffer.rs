@@ -45,6 +45,17 @@ pub fn aligned(bytes: &Bytes, width: usize) -> Bytes {
     from_vec(words).slice(..bytes.len())
 }
 
+/// The parts one behind the other, beginning at the address of a cache line; `size` is their bytes together.
+#[must_use]
+pub fn concatenated<'a>(size: usize, parts: impl Iterator<Item = &'a [u8]>) -> Bytes {
+    const CACHE_LINE: usize = 64;
+    let mut bytes: Vec<u8> = Vec::with_capacity(size + CACHE_LINE);
+    let skipped = bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
+    bytes.resize(skipped, 0);
+    parts.for_each(|part| bytes.extend_from_slice(part));
+    Bytes::from(bytes).slice(skipped..)
+}
+
 /// Owner of numbers that are looked at as bytes.
 struct PodVec<T>(Vec<T>);
 

@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod datatype;
+mod rows;
 
 pub use datatype::DataType;
 

@@ -61,7 +61,6 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
 fn extension(field: &str, extension: &ComponentExtension<'_>, add: &mut impl FnMut(String, &str)) {
     for (name, set, what) in [
         ("logger", extension.logger.is_some(), "a request logger"),
-        ("batcher", extension.batcher.is_some(), "a batcher"),
         ("autoScaling", extension.auto_scaling.is_some(), "scaling by `autoScaling`"),
         ("canaryTrafficPercent", extension.canary_traffic_percent.is_some_and(|percent| percent < 100), "a canary revision"),
     ] {

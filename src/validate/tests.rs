@@ -143,7 +143,6 @@ fn replicas_concurrency_and_shares_have_bounds() {
             "a.yaml:14:14: spec.predictor.timeout: timeout cannot be less than 0 seconds",
             "a.yaml:15:27: spec.predictor.canaryTrafficPercent: canaryTrafficPercent must be from 0 to 100",
             "a.yaml:16:29: spec.predictor.batcher.maxBatchSize: maxBatchSize must be at least 1",
-            "a.yaml:16:5: spec.predictor.batcher: a batcher is not yet served",
         ]
     );
     assert!(told_of_predictor("minReplicas: 3\nmaxReplicas: 2")[0].contains("'MinReplicas' cannot be greater than MaxReplicas"));

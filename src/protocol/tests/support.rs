@@ -119,8 +119,15 @@ impl House {
 
 fn ready(namespace: &str, name: &str, behaviour: Behaviour, script: &Arc<Script>) -> Route {
     let model = Arc::new(Scripted { behaviour, metadata: Arc::new(metadata()), script: Arc::clone(script) });
-    let options =
-        PoolOptions { model: name.to_owned(), revision: format!("{name}-predictor-00001"), workers_max: 1, queue_max: 1, worker_idle_s: 1 };
+    let options = PoolOptions {
+        model: name.to_owned(),
+        revision: format!("{name}-predictor-00001"),
+        workers_max: 1,
+        queue_max: 1,
+        worker_idle_s: 1,
+        inline_run_max: std::time::Duration::ZERO,
+        batching: None,
+    };
     route(namespace, name, Target::Ready(ModelHandle::start(model, options)))
 }
 
