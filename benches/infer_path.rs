@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures::future::join_all;
-use kserved::engine::{Engine, EngineError, LoadedModel};
+use kserved::engine::{Cancel, Engine, EngineError, LoadedModel};
 use kserved::inference::{InferenceRequest, ModelMetadata, TensorSpec};
 use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::tensor::{DataType, Tensor};
@@ -34,7 +34,7 @@ impl LoadedModel for Echo {
 }
 
 impl Engine for EchoWorker {
-    fn infer(&mut self, inputs: &[Tensor], _wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+    fn infer(&mut self, inputs: &[Tensor], _wanted: &[usize], _cancel: &Cancel) -> Result<Vec<Tensor>, EngineError> {
         Ok(inputs.to_vec())
     }
 }
@@ -64,7 +64,7 @@ fn infer_path(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("infer_path");
     group.bench_function("engine_alone", |bencher| {
         let request = request();
-        bencher.iter(|| EchoWorker.infer(black_box(&request.inputs), &[0]).expect("the echo answers"));
+        bencher.iter(|| EchoWorker.infer(black_box(&request.inputs), &[0], &Cancel::never()).expect("the echo answers"));
     });
     for workers in [1, 2] {
         let handle = pool(workers);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::status::{InferenceServiceStatus, ModelState, TransitionStatus};
-use crate::engine::{Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
+use crate::engine::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{InferenceRequest, ModelMetadata, TensorSpec};
 use crate::router::{Repository, Scope};
 use crate::store::Snapshot;
@@ -59,7 +59,7 @@ impl LoadedModel for Model {
 }
 
 impl Engine for Model {
-    fn infer(&mut self, _: &[Tensor], _: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+    fn infer(&mut self, _: &[Tensor], _: &[usize], _: &Cancel) -> Result<Vec<Tensor>, EngineError> {
         Ok(vec![Tensor::from_strings("y", vec![1], &[self.text.as_str()]).unwrap()])
     }
 }

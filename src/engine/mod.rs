@@ -9,7 +9,10 @@
 //! Engines know nothing of queues, deadlines, protocols or batching. A panic in an engine is caught by the
 //! pool and costs one answer and one worker.
 
+pub mod cancel;
 pub mod onnx;
+
+pub use cancel::Cancel;
 
 use crate::inference::ModelMetadata;
 use crate::tensor::Tensor;
@@ -63,9 +66,11 @@ pub trait Engine: Send + std::fmt::Debug {
     /// datatype is [`EngineError::InvalidInput`] naming the tensor. `wanted` are positions in
     /// [`ModelMetadata::outputs`]; the answer holds exactly these, in that order.
     ///
+    /// A cancel stops the run as soon as the engine can; it never reaches a later run of this worker.
+    ///
     /// # Errors
-    /// `InvalidInput` when the caller can mend it, else `Failed`.
-    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError>;
+    /// `InvalidInput` when the caller can mend it, `Cancelled` when nobody wanted the answer any more, else `Failed`.
+    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, EngineError>;
 }
 
 /// Why a model did not load.
@@ -88,6 +93,9 @@ pub enum EngineError {
     /// The engine failed.
     #[error("{0}")]
     Failed(String),
+    /// The run was stopped because nobody waits for it any more.
+    #[error("the run was cancelled")]
+    Cancelled,
 }
 
 /// Engines by the name a runtime gives them.

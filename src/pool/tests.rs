@@ -4,7 +4,7 @@ mod here;
 mod joining;
 
 use super::*;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Cancel, Engine, EngineError};
 use crate::inference::{RequestedOutput, TensorSpec};
 use crate::tensor::DataType;
 use bytes::Bytes;
@@ -48,7 +48,7 @@ impl LoadedModel for Script {
 }
 
 impl Engine for ScriptedEngine {
-    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], _cancel: &Cancel) -> Result<Vec<Tensor>, EngineError> {
         let _ = self.started.send(inputs[0].data()[0]);
         // Without anybody to give steps, every run answers at once.
         match self.steps.recv().unwrap_or(Step::Answer) {

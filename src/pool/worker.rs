@@ -3,7 +3,7 @@
 use super::batch::{join, split};
 use super::queue::Entry;
 use super::{Answer, Pool};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Cancel, Engine, EngineError};
 use crate::inference::{InferenceError, Timing};
 use crate::tensor::Tensor;
 use std::any::Any;
@@ -107,7 +107,7 @@ pub(super) fn infer(pool: &Pool, seat: &mut Seat, inputs: &[Tensor], wanted: &[u
             Some(engine) => engine,
             None => seat.insert(pool.model.worker()?),
         };
-        engine.infer(inputs, wanted)
+        engine.infer(inputs, wanted, &Cancel::default())
     }));
     match attempt {
         Ok(result) => complete(result.map_err(sorted)?, wanted.len()),
@@ -137,6 +137,7 @@ fn sorted(error: EngineError) -> InferenceError {
     match error {
         EngineError::InvalidInput(message) => InferenceError::InvalidInput(message),
         EngineError::Failed(message) => InferenceError::Engine(message),
+        EngineError::Cancelled => InferenceError::Internal("the run was cancelled".to_owned()),
     }
 }
 

@@ -10,17 +10,19 @@ mod library;
 mod load;
 mod raw;
 mod signature;
+mod stopper;
 mod words;
 
 pub use library::LibraryInfo;
 
-use super::{Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
+use super::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
 use crate::inference::ModelMetadata;
 use crate::tensor::{DataType, Tensor};
 use raw::SharedSession;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use stopper::Stopper;
 
 /// The `onnx` part of the daemon's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,23 +108,29 @@ impl LoadedModel for OnnxModel {
             session: Arc::clone(&self.session),
             metadata: Arc::clone(&self.metadata),
             symbols: Arc::clone(&self.symbols),
+            stopper: Stopper::new().map_err(|error| EngineError::Failed(error.message().to_owned()))?,
         }))
     }
 }
 
-/// A worker over the shared session. It owns nothing but its share.
+/// A worker over the shared session. It owns nothing but its share and what stops its runs.
 #[derive(Debug)]
 struct OnnxWorker {
     session: Arc<SharedSession>,
     metadata: Arc<ModelMetadata>,
     symbols: Arc<signature::Symbols>,
+    stopper: Stopper,
 }
 
 impl Engine for OnnxWorker {
-    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, EngineError> {
         let positions = inputs.iter().map(|input| self.position(input)).collect::<Result<Vec<usize>, _>>()?;
         self.complete(&positions)?;
-        self.session.run(inputs, &positions, wanted, &self.metadata.outputs).map_err(|error| self.sort(&error, inputs, &positions))
+        let (session, outputs) = (&self.session, &self.metadata.outputs);
+        let symbols = &self.symbols;
+        self.stopper.during(cancel, |options| {
+            session.run(inputs, &positions, wanted, outputs, options).map_err(|error| sort(symbols, &error, inputs, &positions))
+        })
     }
 }
 
@@ -144,20 +152,20 @@ impl OnnxWorker {
         }
         Ok(())
     }
+}
 
-    /// Whose fault a failed run is: the caller's where ONNX Runtime says so, or where two inputs disagree in a
-    /// dimension that the model gives one name.
-    ///
-    /// That is looked at only after a failure: exporters give one name to dimensions that need not agree.
-    fn sort(&self, error: &ort::Error, inputs: &[Tensor], positions: &[usize]) -> EngineError {
-        if let Some(sentence) = self.symbols.disagreement(inputs, positions) {
-            return EngineError::InvalidInput(sentence);
-        }
-        let sentence = words::without_paths(error.message());
-        match error.code() {
-            ort::ErrorCode::InvalidArgument => EngineError::InvalidInput(sentence),
-            _ => EngineError::Failed(sentence),
-        }
+/// Whose fault a failed run is: the caller's where ONNX Runtime says so, or where two inputs disagree in a
+/// dimension that the model gives one name.
+///
+/// That is looked at only after a failure: exporters give one name to dimensions that need not agree.
+fn sort(symbols: &signature::Symbols, error: &ort::Error, inputs: &[Tensor], positions: &[usize]) -> EngineError {
+    if let Some(sentence) = symbols.disagreement(inputs, positions) {
+        return EngineError::InvalidInput(sentence);
+    }
+    let sentence = words::without_paths(error.message());
+    match error.code() {
+        ort::ErrorCode::InvalidArgument => EngineError::InvalidInput(sentence),
+        _ => EngineError::Failed(sentence),
     }
 }
 

@@ -31,7 +31,7 @@ fn refused(path: &Path) -> String {
 fn run(name: &str, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
     let model = load(name);
     let wanted: Vec<usize> = (0..model.metadata().outputs.len()).collect();
-    model.worker()?.infer(inputs, &wanted)
+    model.worker()?.infer(inputs, &wanted, &Cancel::never())
 }
 
 fn floats(name: &str, shape: &[i64], values: &[f32]) -> Tensor {
@@ -132,9 +132,9 @@ fn wanted_outputs_come_in_the_order_asked_for() {
     let model = load("add_sub.onnx");
     let inputs = [floats("b", &[1, 4], &[1.0; 4]), floats("a", &[1, 4], &[3.0; 4])];
     let mut worker = model.worker().unwrap();
-    let answer = worker.infer(&inputs, &[1, 0]).unwrap();
+    let answer = worker.infer(&inputs, &[1, 0], &Cancel::never()).unwrap();
     assert_eq!(answer, [floats("difference", &[1, 4], &[2.0; 4]), floats("sum", &[1, 4], &[4.0; 4])]);
-    assert_eq!(worker.infer(&inputs, &[]).unwrap(), []);
+    assert_eq!(worker.infer(&inputs, &[], &Cancel::never()).unwrap(), []);
 }
 
 #[test]
@@ -284,8 +284,57 @@ fn inputs_that_disagree_in_a_named_dimension_are_both_named() {
 fn a_failed_run_costs_only_itself() {
     let model = load("fails_at_run.onnx");
     let mut worker = model.worker().unwrap();
-    assert!(worker.infer(&[floats("x", &[2], &[0.0; 2])], &[0]).is_err());
-    assert!(worker.infer(&[floats("x", &[3], &[0.0; 3])], &[0]).is_ok());
+    assert!(worker.infer(&[floats("x", &[2], &[0.0; 2])], &[0], &Cancel::never()).is_err());
+    assert!(worker.infer(&[floats("x", &[3], &[0.0; 3])], &[0], &Cancel::never()).is_ok());
+}
+
+/// A run of `slow.onnx` that ends by itself after as many matrix products.
+fn rounds(count: i64) -> [Tensor; 1] {
+    [integers("iterations", &[1], &[count])]
+}
+
+#[test]
+fn a_run_that_would_never_end_is_stopped_and_the_next_one_is_right() {
+    let model = load("slow.onnx");
+    let mut worker = model.worker().unwrap();
+    let right = worker.infer(&rounds(3), &[0], &Cancel::never()).unwrap();
+    for yields in 0..20 {
+        let cancel = Arc::new(Cancel::default());
+        let canceller = std::thread::spawn({
+            let cancel = Arc::clone(&cancel);
+            move || {
+                (0..yields * 50).for_each(|_| std::thread::yield_now());
+                cancel.cancel();
+            }
+        });
+        assert_eq!(worker.infer(&rounds(i64::MAX), &[0], &cancel), Err(EngineError::Cancelled));
+        canceller.join().unwrap();
+        cancel.cancel();
+        assert_eq!(worker.infer(&rounds(3), &[0], &Cancel::default()).unwrap(), right);
+    }
+}
+
+#[test]
+fn a_cancel_stops_its_own_run_and_none_beside_it() {
+    let model = load("slow.onnx");
+    let right = model.worker().unwrap().infer(&rounds(50), &[0], &Cancel::never()).unwrap();
+    let cancel = Cancel::default();
+    std::thread::scope(|scope| {
+        let endless = scope.spawn(|| model.worker().unwrap().infer(&rounds(i64::MAX), &[0], &cancel));
+        let beside = model.worker().unwrap().infer(&rounds(50), &[0], &Cancel::default());
+        cancel.cancel();
+        assert_eq!(beside.unwrap(), right);
+        assert_eq!(endless.join().unwrap(), Err(EngineError::Cancelled));
+        assert_eq!(model.worker().unwrap().infer(&rounds(50), &[0], &Cancel::default()).unwrap(), right);
+    });
+}
+
+#[test]
+fn a_run_cancelled_before_it_starts_does_not_start() {
+    let cancel = Cancel::default();
+    cancel.cancel();
+    let mut worker = load("slow.onnx").worker().unwrap();
+    assert_eq!(worker.infer(&rounds(i64::MAX), &[0], &cancel), Err(EngineError::Cancelled));
 }
 
 #[test]
@@ -301,7 +350,7 @@ fn many_threads_run_one_session_at_once_and_each_gets_its_own_answer() {
                     let size = usize::try_from(rows).unwrap() * 4;
                     let (a, b) = (f32::from(thread), f32::from(round));
                     let inputs = [floats("a", &[rows, 4], &vec![a; size]), floats("b", &[rows, 4], &vec![b; size])];
-                    let answer = worker.infer(&inputs, &[0, 1]).unwrap();
+                    let answer = worker.infer(&inputs, &[0, 1], &Cancel::never()).unwrap();
                     assert_eq!(
                         answer,
                         [floats("sum", &[rows, 4], &vec![a + b; size]), floats("difference", &[rows, 4], &vec![a - b; size])]
@@ -323,7 +372,7 @@ fn strings_cross_threads_unmixed() {
                 for round in 0..200 {
                     let words = [format!("{thread}"), format!("{round}\0"), "long enough to leave the small buffer".repeat(round % 3)];
                     let input = Tensor::from_strings("x", vec![1, 3], &words).unwrap();
-                    assert_eq!(worker.infer(std::slice::from_ref(&input), &[0]).unwrap(), [input.renamed("y")]);
+                    assert_eq!(worker.infer(std::slice::from_ref(&input), &[0], &Cancel::never()).unwrap(), [input.renamed("y")]);
                 }
             });
         }
@@ -350,7 +399,7 @@ fn resident_mb() -> usize {
 fn loading_and_unloading_again_and_again_keeps_memory_flat() {
     let round = || {
         let input = floats("x", &[64, 4], &[1.0; 256]);
-        load("mlp.onnx").worker().unwrap().infer(&[input], &[0]).unwrap();
+        load("mlp.onnx").worker().unwrap().infer(&[input], &[0], &Cancel::never()).unwrap();
     };
     (0..50).for_each(|_| round());
     let before = resident_mb();

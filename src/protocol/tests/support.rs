@@ -1,6 +1,6 @@
 //! A scripted model behind real doors.
 
-use crate::engine::{Engine, EngineError, LoadedModel};
+use crate::engine::{Cancel, Engine, EngineError, LoadedModel};
 use crate::inference::{ModelMetadata, TensorSpec};
 use crate::pool::{ModelHandle, PoolOptions};
 use crate::protocol::door::Door;
@@ -59,7 +59,7 @@ struct Worker {
 }
 
 impl Engine for Worker {
-    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], _cancel: &Cancel) -> Result<Vec<Tensor>, EngineError> {
         self.script.runs.fetch_add(1, Ordering::SeqCst);
         match self.behaviour {
             Behaviour::Echo => {}

@@ -14,7 +14,7 @@ pub(super) use version::library_version;
 use crate::inference::{ModelMetadata, TensorSpec};
 use crate::tensor::Tensor;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::Session;
+use ort::session::{RunOptions, Session};
 use ort::{AsPointer, ortsys};
 use std::ffi::{CString, c_char};
 use std::ptr;
@@ -41,7 +41,8 @@ impl SharedSession {
     ///
     /// `positions` says which input of the model each tensor is; `wanted` are positions in `outputs`, which are
     /// the model's. The answer holds the wanted ones in that order. Inputs are read where they lie; answers of
-    /// some size stay where ONNX Runtime wrote them and keep the session alive.
+    /// some size stay where ONNX Runtime wrote them and keep the session alive. `options` belong to one run at a
+    /// time: their flag, set from another thread, ends it at the next node.
     ///
     /// # Errors
     /// ONNX Runtime's own.
@@ -51,27 +52,28 @@ impl SharedSession {
         positions: &[usize],
         wanted: &[usize],
         outputs: &[TensorSpec],
+        options: &RunOptions,
     ) -> ort::Result<Vec<Tensor>> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
         let inputs = inputs.iter().map(|tensor| Input::new(tensor, &self.memory)).collect::<ort::Result<Vec<Input>>>()?;
-        let values = self.call(&inputs, positions, wanted)?;
+        let values = self.call(&inputs, positions, wanted, options)?;
         values.into_iter().zip(wanted).map(|(value, &at)| value?.into_tensor(&outputs[at].name, &inputs, self)).collect()
     }
 
-    fn call(&self, inputs: &[Input], positions: &[usize], wanted: &[usize]) -> ort::Result<Vec<ort::Result<Value>>> {
+    fn call(&self, inputs: &[Input], positions: &[usize], wanted: &[usize], options: &RunOptions) -> ort::Result<Vec<ort::Result<Value>>> {
         let input_names: Vec<*const c_char> = positions.iter().map(|&at| self.input_names[at].as_ptr()).collect();
         let output_names: Vec<*const c_char> = wanted.iter().map(|&at| self.output_names[at].as_ptr()).collect();
         let values: Vec<*const ort::sys::OrtValue> = inputs.iter().map(|input| input.value.pointer().cast_const()).collect();
         let mut answers: Vec<*mut ort::sys::OrtValue> = vec![ptr::null_mut(); wanted.len()];
         // SAFETY: the session lives as long as `self` and `Run` may be called from several threads on it; names
         // and values are borrowed from `self` and `inputs`, which outlive the call; the counts are the vectors'
-        // lengths, and `positions` is as long as `inputs`; null options mean the defaults.
+        // lengths, and `positions` is as long as `inputs`; the options are borrowed for the call.
         ortsys![
             unsafe Run(
                 self.session.ptr().cast_mut(),
-                ptr::null(),
+                options.ptr(),
                 input_names.as_ptr(),
                 values.as_ptr(),
                 values.len(),
