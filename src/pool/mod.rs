@@ -6,6 +6,7 @@
 
 mod batch;
 mod check;
+pub mod demand;
 mod here;
 mod lanes;
 mod pace;
@@ -19,10 +20,11 @@ use crate::engine::LoadedModel;
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata, Timing};
 use crate::observe::PoolMetrics;
 use crate::tensor::Tensor;
+use demand::{Demand, Sample};
 use here::Seats;
 use queue::{Entry, Pushed, Queue, Refused};
 use statistics::Statistics;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -80,6 +82,9 @@ struct Pool {
     unjoinable: AtomicBool,
     metrics: PoolMetrics,
     statistics: Statistics,
+    demand: Demand,
+    /// Set when the pool is drained: who finds it so looks for the one that took its place.
+    retired: AtomicBool,
 }
 
 /// What a worker sends back.
@@ -99,7 +104,20 @@ impl ModelHandle {
         let metrics = PoolMetrics::new(&options.model, &options.revision);
         let revision = options.revision.as_str().into();
         let (threads, seats, unjoinable) = (Mutex::default(), Seats::default(), AtomicBool::new(false));
-        let pool = Pool { options, revision, model, queue, threads, seats, unjoinable, metrics, statistics: Statistics::default() };
+        let (demand, retired) = (Demand::new(Instant::now()), AtomicBool::new(false));
+        let pool = Pool {
+            options,
+            revision,
+            model,
+            queue,
+            threads,
+            seats,
+            unjoinable,
+            metrics,
+            statistics: Statistics::default(),
+            demand,
+            retired,
+        };
         Self { shared: Arc::new(Shared { pool: Arc::new(pool) }) }
     }
 
@@ -119,6 +137,7 @@ impl ModelHandle {
         if allowed.is_zero() {
             return Err(pool.too_late(allowed));
         }
+        let _in_flight = pool.demand.enter(now);
         if let Some(answer) = pool.run_here(&request.inputs, &wanted) {
             return answer.map(|answer| pool.response(answer));
         }
@@ -154,7 +173,19 @@ impl ModelHandle {
         &self.shared.pool.statistics
     }
 
-    /// Worker threads at most.
+    /// What was asked of the revision since it was loaded.
+    #[must_use]
+    pub fn demand(&self) -> Sample {
+        self.shared.pool.demand.sample(Instant::now())
+    }
+
+    /// Whether the pool was told to take no more.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.shared.pool.retired.load(Ordering::Acquire)
+    }
+
+    /// Worker threads at most when the pool was started.
     #[must_use]
     pub fn workers_max(&self) -> usize {
         self.shared.pool.options.workers_max
@@ -169,6 +200,17 @@ impl ModelHandle {
     /// How many runs may overlap from now on, at least one; worker threads beyond it end when they are idle.
     pub fn set_workers_max(&self, workers_max: usize) {
         self.shared.pool.queue.set_places(workers_max);
+    }
+
+    /// How many requests may wait from now on beyond those that a free worker takes at once.
+    pub fn set_waiting_max(&self, waiting_max: usize) {
+        self.shared.pool.queue.set_waiting_max(waiting_max);
+    }
+
+    /// How many runs may overlap now.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.shared.pool.queue.places()
     }
 
     /// Requests that wait for a worker now.
@@ -195,6 +237,7 @@ impl ModelHandle {
     /// After `grace`, requests that still wait are answered `ModelNotReady`; those that run end on their own.
     pub async fn drain(&self, grace: Duration) {
         let pool = &self.shared.pool;
+        pool.retired.store(true, Ordering::Release);
         pool.queue.close();
         if timeout(grace, pool.queue.ended()).await.is_ok() {
             pool.join().await;

@@ -9,6 +9,7 @@ use super::lanes::Lanes;
 use super::pace::Pace;
 use crate::inference::{InferenceError, Priority};
 use crate::tensor::Tensor;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
@@ -84,7 +85,7 @@ pub(super) struct Queue {
     state: Mutex<State>,
     work: Condvar,
     ended: Notify,
-    waiting_max: usize,
+    waiting_max: AtomicUsize,
     batching: Option<Batching>,
 }
 
@@ -98,7 +99,7 @@ enum Next {
 impl Queue {
     pub(super) fn new(waiting_max: usize, places: usize, batching: Option<Batching>) -> Self {
         let state = State { places: places.max(1), ..State::default() };
-        Self { state: Mutex::new(state), work: Condvar::new(), ended: Notify::new(), waiting_max, batching }
+        Self { state: Mutex::new(state), work: Condvar::new(), ended: Notify::new(), waiting_max: waiting_max.into(), batching }
     }
 
     /// Gives an entry a place, behind all others of its priority.
@@ -114,7 +115,7 @@ impl Queue {
         if state.closed {
             return Err(Refused::Closed);
         }
-        let room = self.waiting_max.saturating_add(state.free_places());
+        let room = self.waiting_max.load(Ordering::Relaxed).saturating_add(state.free_places());
         if state.waiting.len() >= room {
             state.waiting.retain(Entry::is_wanted);
         }
@@ -217,6 +218,16 @@ impl Queue {
     pub(super) fn set_places(&self, places: usize) {
         self.lock().places = places.max(1);
         self.work.notify_all();
+    }
+
+    /// How many may wait from now on beyond those that a free worker takes at once.
+    pub(super) fn set_waiting_max(&self, waiting_max: usize) {
+        self.waiting_max.store(waiting_max, Ordering::Relaxed);
+    }
+
+    /// How many may run at once.
+    pub(super) fn places(&self) -> usize {
+        self.lock().places
     }
 
     /// A worker that was counted has no thread. Gives back what nobody will come to.
