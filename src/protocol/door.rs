@@ -54,7 +54,7 @@ impl Door {
 
     /// Whether the start is over and every model that the request's host stands for serves.
     pub(crate) fn is_ready(&self, arrival: &Arrival) -> bool {
-        let serves = |route: &Arc<Route>| route.ready().is_ok();
+        let serves = |route: &Arc<Route>| route.metadata().is_ok();
         let started = *self.ready.borrow();
         started
             && match &arrival.reach {

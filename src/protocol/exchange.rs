@@ -4,11 +4,10 @@ use super::door::{Arrival, Door};
 use super::error::Refusal;
 use super::limits::Admitted;
 use super::timing::Stages;
-use crate::inference::{InferenceRequest, InferenceResponse};
+use crate::inference::{InferenceRequest, InferenceResponse, ModelMetadata};
 use crate::observe;
-use crate::pool::ModelHandle;
 use crate::pool::statistics::Spent;
-use crate::router::Route;
+use crate::router::{Route, Router};
 use http::StatusCode;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -35,6 +34,7 @@ pub(crate) struct Exchange {
     /// Where the time went so far.
     pub(crate) stages: Stages,
     answered: bool,
+    router: Router,
     _place: Admitted,
     count: Count,
 }
@@ -51,7 +51,7 @@ impl Exchange {
         match begun {
             Ok((route, place)) => {
                 let deadline = arrival.deadline(&route);
-                Ok(Self { route, deadline, stages: Stages::default(), answered: false, _place: place, count })
+                Ok(Self { route, deadline, stages: Stages::default(), answered: false, router: door.router.clone(), _place: place, count })
             }
             Err(refusal) => {
                 count.code = Some(label(&refusal, wire));
@@ -63,18 +63,18 @@ impl Exchange {
     fn let_in(door: &Door, arrival: &Arrival, model: &str, count: &mut Count) -> Result<(Arc<Route>, Admitted), Refusal> {
         let route = door.route(arrival, model)?;
         count.model = Arc::clone(&route.model_name);
-        route.ready()?;
+        route.metadata()?;
         Ok((route, door.limits.admit()?))
     }
 
-    /// The pool that answers.
-    pub(crate) fn handle(&self) -> Result<&ModelHandle, Refusal> {
-        Ok(self.route.ready()?)
+    /// What the model says of itself.
+    pub(crate) fn metadata(&self) -> Result<&Arc<ModelMetadata>, Refusal> {
+        Ok(self.route.metadata()?)
     }
 
-    /// Asks the model.
+    /// Asks the model, and wakes it first when it sleeps.
     pub(crate) async fn infer(&mut self, request: InferenceRequest) -> Result<InferenceResponse, Refusal> {
-        let response = self.route.ready()?.infer(request, self.deadline).await?;
+        let response = self.router.infer(&mut self.route, request, self.deadline).await?;
         self.stages.pool = response.timing;
         Ok(response)
     }

@@ -70,7 +70,7 @@ fn state(door: &Door, arrival: &Arrival, service: &str) -> ServingStatus {
     let serves = match service {
         "" | INFERENCE => door.is_ready(arrival),
         model => match door.route(arrival, model) {
-            Ok(route) => route.ready().is_ok(),
+            Ok(route) => route.metadata().is_ok(),
             Err(_) => return ServingStatus::ServiceUnknown,
         },
     };

@@ -75,7 +75,7 @@ async fn run(
         ratio_max: door.config.inflate_ratio_max,
     };
     let held = body::read(headers, body, &door.limits, reading).await?;
-    let metadata = Arc::clone(exchange.handle()?.metadata());
+    let metadata = Arc::clone(exchange.metadata()?);
     let limits = door.codec_limits();
     let (bytes, content, began) = (held.bytes.clone(), wrapping.content, Instant::now());
     let mut decoded = off_the_reactor(work_bytes(&bytes, content), {

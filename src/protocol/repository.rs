@@ -107,8 +107,8 @@ async fn small_body(request: Request) -> Result<Bytes, Refusal> {
 
 fn entry(route: &Route) -> Entry {
     let name = Arc::clone(&route.model_name);
-    match route.ready() {
-        Ok(handle) => Entry { name, version: handle.metadata().versions.last().cloned(), state: "READY", reason: String::new() },
+    match route.metadata() {
+        Ok(metadata) => Entry { name, version: metadata.versions.last().cloned(), state: "READY", reason: String::new() },
         Err(error) => Entry { name, version: None, state: "UNAVAILABLE", reason: error.to_string() },
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn list(State(door): State<Arc<Door>>, arrival: Arrival) -> Res
 /// 200 when the model serves, 404 or 503 when not. v2 answers the same.
 pub(super) fn readiness(door: &Door, arrival: &Arrival, model: &str) -> Result<Response, Refusal> {
     let route = door.route(arrival, model)?;
-    route.ready()?;
+    route.metadata()?;
     Ok(json_response(StatusCode::OK, &Ready { name: Arc::clone(&route.model_name), ready: true }))
 }
 
@@ -60,7 +60,7 @@ async fn ask(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): 
 
 /// Explainers are not served; a model that is not there is said first.
 fn explain(door: &Door, arrival: &Arrival, model: &str) -> Result<Response, Refusal> {
-    door.route(arrival, model)?.ready()?;
+    door.route(arrival, model)?.metadata()?;
     Err(Refusal::not_implemented(format!("Model with name {model} has no explainer.")))
 }
 

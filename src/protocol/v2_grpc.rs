@@ -52,7 +52,7 @@ impl Service {
         let id = decoded.request.id.take().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let answer = exchange.infer(decoded.request).await?;
         let began = Instant::now();
-        let version = exchange.handle()?.metadata().versions.last().cloned();
+        let version = exchange.metadata()?.versions.last().cloned();
         let head = ReplyHead { model_name: &exchange.route.model_name, model_version: version.as_deref(), id: &id };
         let message = codec::v2_grpc::encode(&head, &answer, &decoded.reply);
         exchange.stages.encode = began.elapsed();
@@ -83,7 +83,7 @@ impl GrpcInferenceService for Service {
     /// Not ready is an answer here, as in KServe; only an unknown model is an error.
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let route = self.route(arrival(&request)?, &request.get_ref().name)?;
-        Ok(Response::new(ModelReadyResponse { ready: route.ready().is_ok() }))
+        Ok(Response::new(ModelReadyResponse { ready: route.metadata().is_ok() }))
     }
 
     async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Result<Response<ServerMetadataResponse>, Status> {
@@ -96,7 +96,7 @@ impl GrpcInferenceService for Service {
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Result<Response<ModelMetadataResponse>, Status> {
         let route = self.route(arrival(&request)?, &request.get_ref().name)?;
-        let metadata = route.ready().map_err(Refusal::from)?.metadata();
+        let metadata = route.metadata().map_err(Refusal::from)?;
         Ok(Response::new(ModelMetadataResponse {
             name: route.model_name.to_string(),
             versions: metadata.versions.clone(),

@@ -92,7 +92,7 @@ async fn ready(State(door): State<Arc<Door>>, arrival: Arrival) -> Response {
 
 async fn model(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): ModelName) -> Result<Response, Refusal> {
     let route = door.route(&arrival, &model)?;
-    Ok(json_response(StatusCode::OK, &describe(&route.model_name, route.ready()?.metadata())))
+    Ok(json_response(StatusCode::OK, &describe(&route.model_name, route.metadata()?)))
 }
 
 async fn model_ready(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): ModelName) -> Result<Response, Refusal> {

@@ -4,14 +4,17 @@
 //! swaps a whole new table.
 
 pub mod repository;
+pub mod waker;
 
 pub use repository::Repository;
+pub use waker::Waker;
 
-use crate::inference::InferenceError;
+use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata};
 use crate::pool::ModelHandle;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Who a request is for, as far as host and path tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +50,19 @@ pub struct Route {
 pub enum Target {
     /// A warmed revision.
     Ready(ModelHandle),
+    /// Loaded before and unloaded since: the first inference wakes it.
+    Asleep(Asleep),
     /// Known, but not serving; with the reason in a sentence.
     NotReady(String),
+}
+
+/// A model that sleeps: what is known of it, and how to wake it.
+#[derive(Debug, Clone)]
+pub struct Asleep {
+    /// What it said of itself while it was loaded.
+    pub metadata: Arc<ModelMetadata>,
+    /// Wakes it.
+    pub waker: Waker,
 }
 
 /// All routes at one moment. Immutable; swapped whole.
@@ -117,15 +131,32 @@ impl RouteTable {
 }
 
 impl Route {
-    /// The pool that answers.
+    /// The pool that answers now. [`Router::infer`] wakes one that sleeps.
     ///
     /// # Errors
-    /// `ModelNotReady` with the reason.
+    /// `ModelNotReady` with the reason; a model that sleeps is not ready.
     pub fn ready(&self) -> Result<&ModelHandle, InferenceError> {
         match &self.target {
             Target::Ready(handle) => Ok(handle),
-            Target::NotReady(reason) => Err(InferenceError::ModelNotReady { name: self.model_name.to_string(), reason: reason.clone() }),
+            Target::Asleep(_) => Err(self.not_ready("It is asleep.")),
+            Target::NotReady(reason) => Err(self.not_ready(reason)),
         }
+    }
+
+    /// What the model says of itself, awake or asleep. Wakes nothing.
+    ///
+    /// # Errors
+    /// `ModelNotReady` with the reason, for a model that would not answer an inference.
+    pub fn metadata(&self) -> Result<&Arc<ModelMetadata>, InferenceError> {
+        match &self.target {
+            Target::Ready(handle) => Ok(handle.metadata()),
+            Target::Asleep(asleep) => Ok(&asleep.metadata),
+            Target::NotReady(reason) => Err(self.not_ready(reason)),
+        }
+    }
+
+    fn not_ready(&self, reason: &str) -> InferenceError {
+        InferenceError::ModelNotReady { name: self.model_name.to_string(), reason: reason.to_owned() }
     }
 }
 
@@ -144,5 +175,37 @@ impl Router {
     /// Puts a new table in place; requests from now on see it.
     pub fn swap(&self, table: RouteTable) {
         self.table.store(Arc::new(table));
+    }
+
+    /// Asks the model behind a route; wakes it when it sleeps, within the deadline.
+    ///
+    /// `route` becomes the one that answers. A revision that was let go of after its route was found costs the
+    /// request nothing: the table is looked at again.
+    ///
+    /// # Errors
+    /// Those of [`ModelHandle::infer`] and of [`Waker::wake`].
+    pub async fn infer(
+        &self,
+        route: &mut Arc<Route>,
+        request: InferenceRequest,
+        deadline: Instant,
+    ) -> Result<InferenceResponse, InferenceError> {
+        loop {
+            match &route.target {
+                Target::Ready(handle) if !handle.is_retired() => return handle.infer(request, deadline).await,
+                Target::Ready(_) => {}
+                Target::Asleep(asleep) => asleep.waker.wake(&route.model_name, deadline).await?,
+                Target::NotReady(reason) => return Err(route.not_ready(reason)),
+            }
+            *route = self.again(route)?;
+        }
+    }
+
+    /// The route of the same service as the table has it now.
+    fn again(&self, route: &Arc<Route>) -> Result<Arc<Route>, InferenceError> {
+        match self.load().service(&route.namespace, &route.service) {
+            Some(now) if !Arc::ptr_eq(now, route) => Ok(Arc::clone(now)),
+            _ => Err(route.not_ready("It is being unloaded.")),
+        }
     }
 }
