@@ -220,6 +220,8 @@ impl Config {
             "grpc.port",
             "protocol.compress_bytes_min",
             "pool.workers_max",
+            "pool.threads_max",
+            "pool.inline_run_max_us",
             "control.loads_max",
             "control.debounce_ms",
             "shutdown.grace_s",

@@ -40,6 +40,9 @@ impl Default for Grpc {
 pub struct Pool {
     /// Worker threads of one revision at most; 0 is the number of cores.
     pub workers_max: usize,
+    /// Threads that run models at once, all models together; 0 is the number of cores. A run that would be one too many
+    /// waits its turn, first come, first served.
+    pub threads_max: usize,
     /// Requests that may wait for one revision; one more is answered 503.
     pub queue_max: usize,
     /// Seconds a worker waits for work before its thread ends.
@@ -53,7 +56,7 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { workers_max: 0, queue_max: 1024, worker_idle_s: 60, inline_run_max_us: 100, batch_bytes_max: 16 << 20 }
+        Self { workers_max: 0, threads_max: 0, queue_max: 1024, worker_idle_s: 60, inline_run_max_us: 100, batch_bytes_max: 16 << 20 }
     }
 }
 

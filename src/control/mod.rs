@@ -77,6 +77,8 @@ pub struct Config {
     pub drain: Duration,
     /// Worker threads of one revision.
     pub workers_max: usize,
+    /// Threads that run models at once, all models together.
+    pub threads_max: usize,
     /// Requests that may wait for one revision.
     pub queue_max: usize,
     /// Seconds a worker waits for work before its thread ends.

@@ -152,7 +152,8 @@ impl Rollout {
         };
         let permit = self.turn_to_load().await?;
         self.say(Stage::Loading("loading the model".to_owned()));
-        let options = LoadOptions { args: self.spec.args.clone(), env: self.spec.env.clone(), ..LoadOptions::default() };
+        let intra_op_threads = self.spec.intra_op_threads().min(self.mind.config.threads_max);
+        let options = LoadOptions { intra_op_threads, args: self.spec.args.clone(), env: self.spec.env.clone() };
         let (path, span) = (model.to_owned(), tracing::info_span!("load", service = %self.key, engine = %self.spec.engine));
         let loading = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -187,12 +188,11 @@ impl Rollout {
 
     fn pool_options(&self, name: &RevisionName) -> PoolOptions {
         let config = &self.mind.config;
-        let by_cpu = self.spec.cpu_limit_millis.map_or(usize::MAX, |millis| to_usize(millis.div_ceil(1000)));
         let by_concurrency = if self.spec.container_concurrency == 0 { usize::MAX } else { to_usize(self.spec.container_concurrency) };
         PoolOptions {
             model: self.spec.model_name.clone(),
             revision: name.to_string(),
-            workers_max: config.workers_max.min(by_cpu).min(by_concurrency).max(1),
+            workers_max: config.workers_max.min(self.spec.runs_max()).min(by_concurrency).max(1),
             queue_max: config.queue_max,
             worker_idle_s: config.worker_idle_s,
             inline_run_max: config.inline_run_max,

@@ -115,6 +115,7 @@ fn config(folder: &Path) -> Config {
         retry_max: Duration::from_millis(100),
         drain: Duration::from_secs(5),
         workers_max: 2,
+        threads_max: 2,
         queue_max: 16,
         worker_idle_s: 1,
         inline_run_max: Duration::ZERO,

@@ -12,6 +12,7 @@ mod lanes;
 mod pace;
 mod queue;
 pub mod statistics;
+pub mod threads;
 mod worker;
 
 pub use batch::Batching;

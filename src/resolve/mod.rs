@@ -14,6 +14,7 @@ pub mod revision;
 pub mod runtime;
 pub mod server_type;
 pub mod storage_uri;
+mod threads;
 mod unserved;
 
 use crate::api::SERVER_CONTAINER;
