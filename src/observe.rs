@@ -1,6 +1,6 @@
 //! Every metric of the daemon: its name, its unit, its labels, and the one function that records it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Counts bytes copied because a tensor was not aligned for its datatype.
@@ -83,17 +83,53 @@ impl PoolMetrics {
     }
 }
 
+/// The metrics of answered requests of one model, looked up once for each protocol.
+#[derive(Debug)]
+pub struct AnsweredMetrics {
+    model: Arc<str>,
+    stages: OnceLock<[metrics::Histogram; 3]>,
+    requests: [OnceLock<(metrics::Counter, metrics::Histogram)>; 3],
+}
+
+impl AnsweredMetrics {
+    /// Nothing is registered before the first request.
+    #[must_use]
+    pub fn new(model: &Arc<str>) -> Self {
+        Self { model: Arc::clone(model), stages: OnceLock::new(), requests: Default::default() }
+    }
+
+    /// One answered request over the protocol at `slot` (0, 1 or 2), whose name and success code are given.
+    pub fn request(&self, slot: usize, protocol: &'static str, code: &'static str, time: Duration) {
+        let Some(place) = self.requests.get(slot) else { return request(&self.model, protocol, code, time) };
+        let (count, seconds) = place.get_or_init(|| {
+            let model = || Arc::clone(&self.model);
+            let count = metrics::counter!("kserved_requests_total", "model" => model(), "protocol" => protocol, "code" => code);
+            (count, metrics::histogram!("kserved_request_seconds", "model" => model(), "protocol" => protocol))
+        });
+        count.increment(1);
+        seconds.record(time);
+    }
+
+    /// Times the three stops of an answered request, under the names of KServe's own server.
+    pub fn stages(&self, parse: Duration, run: Duration, encode: Duration) {
+        let [preprocess, predict, postprocess] = self.stages.get_or_init(|| {
+            let model = || Arc::clone(&self.model);
+            [
+                metrics::histogram!("request_preprocess_seconds", "model_name" => model()),
+                metrics::histogram!("request_predict_seconds", "model_name" => model()),
+                metrics::histogram!("request_postprocess_seconds", "model_name" => model()),
+            ]
+        });
+        preprocess.record(parse);
+        predict.record(run);
+        postprocess.record(encode);
+    }
+}
+
 /// Counts and times one inference request; `model` is empty for a model nobody has.
 pub fn request(model: &Arc<str>, protocol: &'static str, code: &'static str, time: Duration) {
     metrics::counter!("kserved_requests_total", "model" => Arc::clone(model), "protocol" => protocol, "code" => code).increment(1);
     metrics::histogram!("kserved_request_seconds", "model" => Arc::clone(model), "protocol" => protocol).record(time);
-}
-
-/// Times the three stops of an answered request, under the names of KServe's own server.
-pub fn stages(model: &Arc<str>, parse: Duration, run: Duration, encode: Duration) {
-    metrics::histogram!("request_preprocess_seconds", "model_name" => Arc::clone(model)).record(parse);
-    metrics::histogram!("request_predict_seconds", "model_name" => Arc::clone(model)).record(run);
-    metrics::histogram!("request_postprocess_seconds", "model_name" => Arc::clone(model)).record(encode);
 }
 
 /// Counts a panic that cost a request its answer.

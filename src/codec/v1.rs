@@ -8,6 +8,7 @@ use super::json::write;
 use super::{DecodeError, Decoded, EncodeError, EncodedReply, Limits, ReplyForm, v1_rows, v2_reply};
 use crate::inference::{InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec};
 use crate::tensor::Tensor;
+use uuid::Uuid;
 
 /// Reads a request: `inputs` if it is there, else `instances`; other members are ignored.
 ///
@@ -22,7 +23,24 @@ use crate::tensor::Tensor;
 ///
 /// Source: reference 4.1 and 4.7; the rows of several inputs are TensorFlow Serving's convention.
 pub fn decode(body: &[u8], model: &ModelMetadata, limits: &Limits) -> Result<Decoded, DecodeError> {
-    let inputs = read(body, model, limits).map_err(|error| match error {
+    decode_members(body, model, limits, true)
+}
+
+/// Reads a request to a service with KServe's batcher: `instances`, of which there must be some, and nothing else.
+///
+/// # Errors
+/// As [`decode`], and KServe's sentence where there are no instances.
+///
+/// Source: reference 10.2.
+pub fn decode_batched(body: &[u8], model: &ModelMetadata, limits: &Limits) -> Result<Decoded, DecodeError> {
+    let none = || DecodeError::Refused("no instances in the request".to_owned());
+    let decoded = decode_members(body, model, limits, false)?;
+    let empty = |input: &Tensor| input.shape().first() == Some(&0);
+    if decoded.request.inputs.iter().any(empty) { Err(none()) } else { Ok(decoded) }
+}
+
+fn decode_members(body: &[u8], model: &ModelMetadata, limits: &Limits, takes_inputs: bool) -> Result<Decoded, DecodeError> {
+    let inputs = read(body, model, limits, takes_inputs).map_err(|error| match error {
         DecodeError::Malformed { .. } => DecodeError::Refused(format!("Unrecognized request format: {error}")),
         other => other,
     })?;
@@ -30,7 +48,7 @@ pub fn decode(body: &[u8], model: &ModelMetadata, limits: &Limits) -> Result<Dec
     Ok(Decoded { request, reply: ReplyForm::Text })
 }
 
-fn read(body: &[u8], model: &ModelMetadata, limits: &Limits) -> Result<Vec<Tensor>, DecodeError> {
+fn read(body: &[u8], model: &ModelMetadata, limits: &Limits, takes_inputs: bool) -> Result<Vec<Tensor>, DecodeError> {
     let mut scanner = Scanner::new(body, limits.json_depth_max);
     if let Some(b'[' | b'"' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9') = scanner.peek() {
         let found = scanner.kind();
@@ -39,14 +57,15 @@ fn read(body: &[u8], model: &ModelMetadata, limits: &Limits) -> Result<Vec<Tenso
     let (mut inputs, mut instances) = (None, None);
     scanner.members(|scanner, name| {
         match name.as_ref() {
-            "inputs" => inputs = Some(values(scanner, "inputs", model, limits)?),
+            "inputs" if takes_inputs => inputs = Some(values(scanner, "inputs", model, limits)?),
             "instances" if inputs.is_none() => instances = Some(values_or_skip(scanner, model, limits)?),
             _ => drop(scanner.skip_value()?),
         }
         Ok(())
     })?;
     scanner.end()?;
-    let missing = || Err(DecodeError::Refused("the request has neither \"instances\" nor \"inputs\"".to_owned()));
+    let sentence = if takes_inputs { "the request has neither \"instances\" nor \"inputs\"" } else { "no instances in the request" };
+    let missing = || Err(DecodeError::Refused(sentence.to_owned()));
     inputs.map(Ok).or(instances).unwrap_or_else(missing)
 }
 
@@ -134,9 +153,23 @@ fn empty(spec: &TensorSpec) -> Result<Tensor, DecodeError> {
 /// # Errors
 /// `NotUtf8` for bytes that are no text; they have no JSON form.
 pub fn encode(response: &InferenceResponse) -> Result<EncodedReply, EncodeError> {
+    encode_after(b"{\"predictions\":".to_vec(), response)
+}
+
+/// Writes `{"message":"","batchId":…,"predictions":…}`, the answer of KServe's batcher.
+///
+/// # Errors
+/// As [`encode`].
+///
+/// Source: reference 10.2.
+pub fn encode_batched(response: &InferenceResponse) -> Result<EncodedReply, EncodeError> {
+    let batch_id = response.batch_id.unwrap_or_else(Uuid::new_v4);
+    encode_after(format!("{{\"message\":\"\",\"batchId\":\"{batch_id}\",\"predictions\":").into_bytes(), response)
+}
+
+fn encode_after(mut json: Vec<u8>, response: &InferenceResponse) -> Result<EncodedReply, EncodeError> {
     let outputs = &response.outputs;
-    let mut json = Vec::with_capacity(64 + outputs.iter().map(v2_reply::text_bytes).sum::<usize>());
-    json.extend_from_slice(b"{\"predictions\":");
+    json.reserve(64 + outputs.iter().map(v2_reply::text_bytes).sum::<usize>());
     match (&outputs[..], shared_rows(outputs)) {
         ([], _) => json.extend_from_slice(b"[]"),
         ([only], _) => write::nested(&mut json, only, &dims(only))?,

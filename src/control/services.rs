@@ -118,6 +118,7 @@ pub(super) fn route_of(spec: &RevisionSpec, target: Target) -> Route {
         service: spec.service.clone(),
         model_name: spec.model_name.as_str().into(),
         timeout_s: spec.timeout_s,
+        batcher_replies: spec.batching.as_ref().is_some_and(|batching| batching.kserve_replies),
         target,
     }
 }
@@ -129,6 +130,7 @@ pub(super) fn idle_route(key: &ResourceKey, reason: &str) -> Route {
         service: key.name.clone(),
         model_name: key.name.as_str().into(),
         timeout_s: 0,
+        batcher_replies: false,
         target: Target::NotReady(reason.to_owned()),
     }
 }

@@ -4,9 +4,12 @@
 //! and never mixed where another dimension, a datatype or the wanted outputs differ.
 
 use super::queue::Entry;
+use crate::engine::cancel::{Attached, Cancel, Stop};
 use crate::inference::ModelMetadata;
 use crate::tensor::{Tensor, buffer};
 use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How requests of one model are joined.
@@ -106,6 +109,42 @@ pub(super) fn split(outputs: &[Tensor], rows: &[usize]) -> Option<Vec<Vec<Tensor
     Some(answers)
 }
 
+/// Stops the run of a batch once every caller in it has left.
+#[derive(Debug)]
+pub(super) struct Votes {
+    staying: AtomicUsize,
+    run: Cancel,
+}
+
+impl Votes {
+    pub(super) fn of(entries: &[Entry]) -> Arc<Self> {
+        Arc::new(Self { staying: AtomicUsize::new(entries.len()), run: Cancel::default() })
+    }
+
+    /// Hears of callers that leave, until what is returned is dropped.
+    pub(super) fn listen<'e>(self: &Arc<Self>, entries: &'e [Entry]) -> Vec<Option<Attached<'e>>> {
+        entries.iter().map(|entry| entry.cancel.attach(self).or_else(|| self.left())).collect()
+    }
+
+    /// What the engine listens to.
+    pub(super) const fn run(&self) -> &Cancel {
+        &self.run
+    }
+
+    fn left<T>(&self) -> Option<T> {
+        self.stop();
+        None
+    }
+}
+
+impl Stop for Votes {
+    fn stop(&self) {
+        if self.staying.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.run.cancel();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,10 +160,20 @@ mod tests {
     }
 
     fn entry(inputs: Vec<Tensor>) -> Entry {
-        let (now, rows) = (Instant::now(), rows_of(&inputs));
+        let (now, rows, cancel) = (Instant::now(), rows_of(&inputs), Arc::default());
         let (reply, _) = oneshot::channel();
         let deadline = now + Duration::from_mins(1);
-        Entry { inputs, wanted: vec![0], deadline, queued_at: now, priority: Priority::default(), rows, span: tracing::Span::none(), reply }
+        Entry {
+            inputs,
+            wanted: vec![0],
+            deadline,
+            queued_at: now,
+            priority: Priority::default(),
+            rows,
+            cancel,
+            span: tracing::Span::none(),
+            reply,
+        }
     }
 
     fn batching(instances_max: usize) -> Batching {
@@ -176,6 +225,18 @@ mod tests {
     fn answers_with_another_number_of_rows_are_not_given_out() {
         assert_eq!(split(&[tensor("y", &[2, 2], 0)], &[1, 2]), None);
         assert_eq!(split(&[tensor("y", &[], 0)], &[1, 2]), None);
+    }
+
+    #[test]
+    fn a_batch_is_stopped_only_when_every_caller_has_left() {
+        let entries = [0, 1].map(|first| entry(vec![tensor("x", &[1, 2], first)]));
+        entries[0].cancel.cancel();
+        let votes = Votes::of(&entries);
+        let ears = votes.listen(&entries);
+        assert!(!votes.run().is_cancelled());
+        entries[1].cancel.cancel();
+        assert!(votes.run().is_cancelled());
+        drop(ears);
     }
 
     #[test]

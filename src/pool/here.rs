@@ -2,6 +2,7 @@
 
 use super::worker::{self, Seat};
 use super::{Answer, Pool};
+use crate::engine::Cancel;
 use crate::inference::{InferenceError, Timing};
 use crate::tensor::Tensor;
 use std::sync::{Mutex, PoisonError};
@@ -37,7 +38,7 @@ impl Pool {
         }
         let began = Instant::now();
         let mut seat = self.seats.take();
-        let result = worker::infer(self, &mut seat, inputs, wanted);
+        let result = worker::infer(self, &mut seat, inputs, wanted, &Cancel::never());
         self.seats.give_back(seat);
         let run = began.elapsed();
         self.queue.ran(run, 1);

@@ -17,9 +17,9 @@ mod worker;
 
 pub use batch::Batching;
 
-use crate::engine::LoadedModel;
+use crate::engine::{Cancel, LoadedModel};
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata, Timing};
-use crate::observe::PoolMetrics;
+use crate::observe::{AnsweredMetrics, PoolMetrics};
 use crate::tensor::Tensor;
 use demand::{Demand, Sample};
 use here::Seats;
@@ -82,6 +82,7 @@ struct Pool {
     /// Set once a batch came back with another number of rows than went in.
     unjoinable: AtomicBool,
     metrics: PoolMetrics,
+    answered: AnsweredMetrics,
     statistics: Statistics,
     demand: Demand,
     /// Set when the pool is drained: who finds it so looks for the one that took its place.
@@ -103,6 +104,7 @@ impl ModelHandle {
         let batching = options.batching.clone().filter(|_| batch::takes_rows(model.metadata()));
         let queue = Queue::new(options.queue_max, options.workers_max, batching);
         let metrics = PoolMetrics::new(&options.model, &options.revision);
+        let answered = AnsweredMetrics::new(&options.model.as_str().into());
         let revision = options.revision.as_str().into();
         let (threads, seats, unjoinable) = (Mutex::default(), Seats::default(), AtomicBool::new(false));
         let (demand, retired) = (Demand::new(Instant::now()), AtomicBool::new(false));
@@ -115,6 +117,7 @@ impl ModelHandle {
             seats,
             unjoinable,
             metrics,
+            answered,
             statistics: Statistics::default(),
             demand,
             retired,
@@ -126,7 +129,7 @@ impl ModelHandle {
     ///
     /// Checks the request against the model (unknown, missing, duplicate inputs and outputs; datatypes;
     /// fixed dimensions) before it takes a place in the queue. Cancel safe: a dropped future leaves no work
-    /// behind that has not started.
+    /// behind, and a run that nobody waits for any more is stopped where the engine can.
     ///
     /// # Errors
     /// `InvalidInput`, `Overloaded`, `DeadlineExceeded`, `Engine`; `ModelNotReady` once drained.
@@ -146,7 +149,9 @@ impl ModelHandle {
         let (inputs, priority, span) = (request.inputs, request.priority, tracing::Span::current());
         let rows = if pool.batches() { batch::rows_of(&inputs) } else { None };
         let (deadline_std, queued_at) = (deadline.into_std(), now.into_std());
-        pool.submit(Entry { inputs, wanted, deadline: deadline_std, queued_at, priority, rows, span, reply })?;
+        let waiting = Waiting(Arc::default());
+        let cancel = Arc::clone(&waiting.0);
+        pool.submit(Entry { inputs, wanted, deadline: deadline_std, queued_at, priority, rows, cancel, span, reply })?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result.map(|answer| pool.response(answer)),
             // A worker found the entry late a moment before the timer did.
@@ -190,6 +195,12 @@ impl ModelHandle {
     #[must_use]
     pub fn workers_max(&self) -> usize {
         self.shared.pool.options.workers_max
+    }
+
+    /// The metrics of the requests it answers, looked up once.
+    #[must_use]
+    pub fn answered_metrics(&self) -> &AnsweredMetrics {
+        &self.shared.pool.answered
     }
 
     /// How requests are joined, where they are.
@@ -249,6 +260,16 @@ impl ModelHandle {
         for entry in left {
             let _ = entry.reply.send(Err(pool.not_ready()));
         }
+    }
+}
+
+/// A caller in front of a run; the run is stopped when the caller goes, by leaving or by its deadline.
+#[derive(Debug)]
+struct Waiting(Arc<Cancel>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 

@@ -7,10 +7,11 @@ use super::Answer;
 use super::batch::{self, Batching};
 use super::lanes::Lanes;
 use super::pace::Pace;
+use crate::engine::Cancel;
 use crate::inference::{InferenceError, Priority};
 use crate::tensor::Tensor;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
@@ -27,6 +28,7 @@ pub(super) struct Entry {
     pub(super) priority: Priority,
     /// The size of the first dimension where the request may be joined with others, else nothing.
     pub(super) rows: Option<usize>,
+    pub(super) cancel: Arc<Cancel>,
     pub(super) span: tracing::Span,
     pub(super) reply: oneshot::Sender<Result<Answer, InferenceError>>,
 }

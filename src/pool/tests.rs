@@ -2,8 +2,10 @@
 
 mod here;
 mod joining;
+mod leaving;
 
 use super::*;
+use crate::engine::cancel::Stop;
 use crate::engine::{Cancel, Engine, EngineError};
 use crate::inference::{RequestedOutput, TensorSpec};
 use crate::tensor::DataType;
@@ -19,6 +21,8 @@ enum Step {
     Fail(EngineError),
     Panic,
     GiveNothing,
+    /// Runs until it is cancelled.
+    Endless,
 }
 
 /// A model whose engines say when a run starts and then wait for a step.
@@ -48,7 +52,7 @@ impl LoadedModel for Script {
 }
 
 impl Engine for ScriptedEngine {
-    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], _cancel: &Cancel) -> Result<Vec<Tensor>, EngineError> {
+    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, EngineError> {
         let _ = self.started.send(inputs[0].data()[0]);
         // Without anybody to give steps, every run answers at once.
         match self.steps.recv().unwrap_or(Step::Answer) {
@@ -56,8 +60,26 @@ impl Engine for ScriptedEngine {
             Step::Fail(error) => Err(error),
             Step::Panic => panic!("as told"),
             Step::GiveNothing => Ok(Vec::new()),
+            Step::Endless => Err(until_stopped(cancel)),
         }
     }
+}
+
+#[derive(Debug)]
+struct Bell(Sender<()>);
+
+impl Stop for Bell {
+    fn stop(&self) {
+        let _ = self.0.send(());
+    }
+}
+
+fn until_stopped(cancel: &Cancel) -> EngineError {
+    let (ring, rung) = unbounded();
+    if let Some(_ear) = cancel.attach(&Arc::new(Bell(ring))) {
+        rung.recv().unwrap();
+    }
+    EngineError::Cancelled
 }
 
 /// A pool, the hand on its engines, and the ear at them.

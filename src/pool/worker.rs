@@ -1,6 +1,6 @@
 //! One thread that owns one engine: takes what waits, runs it, answers; a panic costs that answer and the engine.
 
-use super::batch::{join, split};
+use super::batch::{Votes, join, split};
 use super::queue::Entry;
 use super::{Answer, Pool};
 use crate::engine::{Cancel, Engine, EngineError};
@@ -66,7 +66,7 @@ type Ran = Result<(Vec<Tensor>, Duration), InferenceError>;
 fn one(pool: &Pool, seat: &mut Seat, entry: &Entry) -> Ran {
     let _in_span = entry.span.enter();
     let began = Instant::now();
-    let outputs = infer(pool, seat, &entry.inputs, &entry.wanted);
+    let outputs = infer(pool, seat, &entry.inputs, &entry.wanted, &entry.cancel);
     let run = began.elapsed();
     pool.statistics.executed(1, Duration::ZERO, run);
     Ok((outputs?, run))
@@ -89,9 +89,11 @@ fn joined(pool: &Pool, seat: &mut Seat, entries: &[Entry]) -> Option<(Vec<Vec<Te
     }
     let rows: Vec<usize> = entries.iter().filter_map(|entry| entry.rows).collect();
     let inputs = join(entries)?;
-    let began = Instant::now();
-    let outputs = infer(pool, seat, &inputs, &entries[0].wanted).ok()?;
+    let votes = Votes::of(entries);
+    let (ears, began) = (votes.listen(entries), Instant::now());
+    let outputs = infer(pool, seat, &inputs, &entries[0].wanted, votes.run()).ok()?;
     let run = began.elapsed();
+    drop(ears);
     let parts = split(&outputs, &rows);
     if parts.is_none() && !pool.unjoinable.swap(true, Ordering::Relaxed) {
         let revision = &pool.options.revision;
@@ -101,13 +103,19 @@ fn joined(pool: &Pool, seat: &mut Seat, entries: &[Entry]) -> Option<(Vec<Vec<Te
 }
 
 /// Runs the model on the calling thread. An engine that panics is let go of, so nothing half-changed is seen again.
-pub(super) fn infer(pool: &Pool, seat: &mut Seat, inputs: &[Tensor], wanted: &[usize]) -> Result<Vec<Tensor>, InferenceError> {
+pub(super) fn infer(
+    pool: &Pool,
+    seat: &mut Seat,
+    inputs: &[Tensor],
+    wanted: &[usize],
+    cancel: &Cancel,
+) -> Result<Vec<Tensor>, InferenceError> {
     let attempt = catch_unwind(AssertUnwindSafe(|| {
         let engine = match seat {
             Some(engine) => engine,
             None => seat.insert(pool.model.worker()?),
         };
-        engine.infer(inputs, wanted, &Cancel::default())
+        engine.infer(inputs, wanted, cancel)
     }));
     match attempt {
         Ok(result) => complete(result.map_err(sorted)?, wanted.len()),

@@ -6,6 +6,7 @@ use super::limits::Limits;
 use super::scope::{Addressing, Reach};
 use super::timing::deadline;
 use crate::codec;
+use crate::inference::Priority;
 use crate::router::{Repository, Route, Router};
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
@@ -73,6 +74,8 @@ pub(crate) struct Arrival {
     pub(crate) reach: Reach,
     /// How long its client waits.
     pub(crate) client_timeout: Option<Duration>,
+    /// Who it goes before, if its client says so.
+    pub(crate) priority: Option<Priority>,
 }
 
 impl Arrival {

@@ -6,7 +6,7 @@ use super::error::Refusal;
 use super::guard::{Guard, host_of};
 use super::scope::{Host, Reach, with_path};
 use super::timed_body::Timed;
-use super::timing::{REQUEST_ID, client_timeout, request_id};
+use super::timing::{REQUEST_ID, client_timeout, priority, request_id};
 use super::{grpc_routes, http_routes};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -73,8 +73,8 @@ impl Entrance {
             Ok(reach) => reach,
             Err(refusal) => return refuse(&parts, body, refusal, grpc).await,
         };
-        let client_timeout = client_timeout(&parts.headers);
-        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout });
+        let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
+        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
         let routes = if grpc { &self.grpc } else { &self.http };
         let timed = grpc && parts.uri.path().starts_with(UNARY_CALLS);
         let until = arrived + self.door.config.body_read_timeout();

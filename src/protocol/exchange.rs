@@ -4,8 +4,9 @@ use super::door::{Arrival, Door};
 use super::error::Refusal;
 use super::limits::Admitted;
 use super::timing::Stages;
-use crate::inference::{InferenceRequest, InferenceResponse, ModelMetadata};
+use crate::inference::{InferenceRequest, InferenceResponse, ModelMetadata, Parameter, Priority};
 use crate::observe;
+use crate::pool::ModelHandle;
 use crate::pool::statistics::Spent;
 use crate::router::{Route, Router};
 use http::StatusCode;
@@ -24,6 +25,16 @@ pub(crate) enum Wire {
     Grpc,
 }
 
+impl Wire {
+    const fn protocol(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+            Self::Grpc => "grpc-v2",
+        }
+    }
+}
+
 /// An inference that was let in. Counted when it ends, also when its caller leaves first.
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -35,6 +46,7 @@ pub(crate) struct Exchange {
     pub(crate) stages: Stages,
     answered: bool,
     router: Router,
+    priority: Option<Priority>,
     _place: Admitted,
     count: Count,
 }
@@ -46,12 +58,13 @@ impl Exchange {
     /// 404, 503; counted already.
     pub(crate) fn begin(door: &Door, arrival: &Arrival, model: &str, wire: Wire) -> Result<Self, Refusal> {
         // Only names that a resource gave become labels: a stranger's guesses must not fill the metrics.
-        let mut count = Count { model: Arc::from(""), wire, since: arrival.at, code: None };
+        let mut count = Count { model: Arc::from(""), wire, since: arrival.at, code: None, told: false };
         let begun = Self::let_in(door, arrival, model, &mut count);
         match begun {
             Ok((route, place)) => {
                 let deadline = arrival.deadline(&route);
-                Ok(Self { route, deadline, stages: Stages::default(), answered: false, router: door.router.clone(), _place: place, count })
+                let (router, priority) = (door.router.clone(), arrival.priority);
+                Ok(Self { route, deadline, stages: Stages::default(), answered: false, router, priority, _place: place, count })
             }
             Err(refusal) => {
                 count.code = Some(label(&refusal, wire));
@@ -73,7 +86,8 @@ impl Exchange {
     }
 
     /// Asks the model, and wakes it first when it sleeps.
-    pub(crate) async fn infer(&mut self, request: InferenceRequest) -> Result<InferenceResponse, Refusal> {
+    pub(crate) async fn infer(&mut self, mut request: InferenceRequest) -> Result<InferenceResponse, Refusal> {
+        request.priority = self.priority.or_else(|| asked_priority(&request)).unwrap_or_default();
         let response = self.router.infer(&mut self.route, request, self.deadline).await?;
         self.stages.pool = response.timing;
         Ok(response)
@@ -87,9 +101,8 @@ impl Exchange {
             Err(refusal) => label(refusal, wire),
         });
         if outcome.is_ok() {
-            let Stages { parse, pool, encode } = self.stages;
-            observe::stages(&self.count.model, parse, pool.run, encode);
             self.answered = true;
+            self.count.answered(self.route.ready().ok(), self.stages);
         }
     }
 }
@@ -106,6 +119,16 @@ impl Drop for Exchange {
     }
 }
 
+/// Triton's request parameter `priority`: 0 is the default, and of the others the lower goes first.
+fn asked_priority(request: &InferenceRequest) -> Option<Priority> {
+    match request.parameters.get("priority")? {
+        Parameter::Int(number) => Priority::parse(itoa::Buffer::new().format(*number)),
+        Parameter::Uint(number) => Priority::parse(itoa::Buffer::new().format(*number)),
+        Parameter::String(text) => Priority::parse(text),
+        Parameter::Bool(_) | Parameter::Double(_) => None,
+    }
+}
+
 /// A line in the metrics, written when dropped.
 #[derive(Debug)]
 struct Count {
@@ -113,15 +136,29 @@ struct Count {
     wire: Wire,
     since: Instant,
     code: Option<&'static str>,
+    /// Whether its line is written.
+    told: bool,
+}
+
+impl Count {
+    /// Writes the line of an answered request, by the figures that its revision keeps at hand.
+    fn answered(&mut self, revision: Option<&ModelHandle>, stages: Stages) {
+        let Some(metrics) = revision.map(ModelHandle::answered_metrics) else { return };
+        let Stages { parse, pool, encode } = stages;
+        metrics.stages(parse, pool.run, encode);
+        let (protocol, code, time) = (self.wire.protocol(), success(self.wire), self.since.elapsed());
+        tracing::debug!(model = %self.model, protocol, code, ?time, "answered");
+        metrics.request(self.wire as usize, protocol, code, time);
+        self.told = true;
+    }
 }
 
 impl Drop for Count {
     fn drop(&mut self) {
-        let protocol = match self.wire {
-            Wire::V1 => "v1",
-            Wire::V2 => "v2",
-            Wire::Grpc => "grpc-v2",
-        };
+        if self.told {
+            return;
+        }
+        let protocol = self.wire.protocol();
         let (code, time) = (self.code.unwrap_or("cancelled"), self.since.elapsed());
         tracing::debug!(model = %self.model, protocol, code, ?time, "answered");
         observe::request(&self.model, protocol, code, time);

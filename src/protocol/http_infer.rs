@@ -32,9 +32,18 @@ struct Wrapping {
     answer: Encoding,
 }
 
+/// The shape of a request and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    V1,
+    /// v1 as a service with KServe's batcher speaks it.
+    V1Batched,
+    V2,
+}
+
 /// What is needed to write an answer.
 struct Reply {
-    wire: Wire,
+    shape: Shape,
     form: ReplyForm,
     id: String,
     model_name: Arc<str>,
@@ -76,18 +85,23 @@ async fn run(
     };
     let held = body::read(headers, body, &door.limits, reading).await?;
     let metadata = Arc::clone(exchange.metadata()?);
+    let shape = match wire {
+        Wire::V1 if exchange.route.batcher_replies => Shape::V1Batched,
+        Wire::V1 => Shape::V1,
+        Wire::V2 | Wire::Grpc => Shape::V2,
+    };
     let limits = door.codec_limits();
     let (bytes, content, began) = (held.bytes.clone(), wrapping.content, Instant::now());
     let mut decoded = off_the_reactor(work_bytes(&bytes, content), {
         let metadata = Arc::clone(&metadata);
         let model = Arc::clone(&exchange.route.model_name);
-        move || decode(wire, content, &bytes, (&model, &metadata), &limits)
+        move || decode(shape, content, &bytes, (&model, &metadata), &limits)
     })
     .await??;
     exchange.stages.parse = began.elapsed();
 
     let reply = Reply {
-        wire,
+        shape,
         id: decoded.request.id.take().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
         form: decoded.reply,
         model_name: Arc::clone(&exchange.route.model_name),
@@ -118,23 +132,25 @@ impl Wrapping {
 impl Reply {
     fn encode(&self, response: &InferenceResponse) -> Result<EncodedReply, Refusal> {
         let head = ReplyHead { model_name: &self.model_name, model_version: self.model_version.as_deref(), id: &self.id };
-        let encoded = match (self.wire, &self.form) {
-            (Wire::V1, _) => codec::v1::encode(response),
-            (_, form) => codec::v2_reply::encode(&head, response, form),
+        let encoded = match self.shape {
+            Shape::V1 => codec::v1::encode(response),
+            Shape::V1Batched => codec::v1::encode_batched(response),
+            Shape::V2 => codec::v2_reply::encode(&head, response, &self.form),
         };
         encoded.map_err(|error| InferenceError::from(error).into())
     }
 }
 
 fn decode(
-    wire: Wire,
+    shape: Shape,
     content: Content,
     body: &Bytes,
     (model, metadata): (&str, &ModelMetadata),
     limits: &codec::Limits,
 ) -> Result<Decoded, Refusal> {
-    let decoded = match (wire, content) {
-        (Wire::V1, _) => codec::v1::decode(body, metadata, limits),
+    let decoded = match (shape, content) {
+        (Shape::V1, _) => codec::v1::decode(body, metadata, limits),
+        (Shape::V1Batched, _) => codec::v1::decode_batched(body, metadata, limits),
         (_, Content::Json) => codec::v2_json::decode(body, model, limits),
         (_, Content::Binary { json_length }) => {
             codec::v2_binary::decode(body, Some(itoa::Buffer::new().format(json_length)), model, limits)

@@ -189,6 +189,7 @@ mod tests {
             service: service.to_owned(),
             model_name: service.into(),
             timeout_s: 1,
+            batcher_replies: false,
             target: Target::NotReady(String::new()),
         }
     }

@@ -1,6 +1,6 @@
 //! Where a request's time went, and its id: `Server-Timing` and `x-request-id` in every answer.
 
-use crate::inference::Timing;
+use crate::inference::{Priority, Timing};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt::Write;
 use std::time::Duration;
@@ -14,6 +14,9 @@ pub(crate) const REVISION: &str = "x-kserved-revision";
 pub(crate) const SERVER_TIMING: &str = "server-timing";
 /// The header with the milliseconds a client is willing to wait.
 pub(crate) const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
+
+/// The header that says who goes first where requests wait: `high`, `normal` or `low`.
+pub(crate) const PRIORITY: HeaderName = HeaderName::from_static("x-request-priority");
 
 /// Bytes of an id that is sent back; a longer one is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -47,20 +50,32 @@ impl Stages {
             write!(text, "{name};dur={}.{:03}", micros / 1000, micros % 1000)
                 .expect("a string takes text because its writer has no errors");
         }
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).expect("digits and names make a header because they are ASCII")
+        let header = HeaderValue::from_maybe_shared(bytes::Bytes::from(text));
+        unique(header.expect("digits and names make a header because they are ASCII"))
     }
 }
 
 /// The id of a request: the caller's, when it is short and readable, else a new one.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(REQUEST_ID).filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().is_ascii());
-    given.cloned().unwrap_or_else(new_id)
+    unique(given.cloned().unwrap_or_else(new_id))
+}
+
+/// Marks a value that no other answer will have, so that HTTP/2 does not remember it in place of one that comes again.
+fn unique(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
 }
 
 /// How long a client waits, by `X-Request-Timeout-Ms` or gRPC's `grpc-timeout`; a value that is no number is as none.
 pub(crate) fn client_timeout(headers: &HeaderMap) -> Option<Duration> {
     let milliseconds = headers.get(TIMEOUT_MS).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_millis);
     milliseconds.or_else(|| grpc_timeout(headers.get("grpc-timeout")?.to_str().ok()?))
+}
+
+/// Who a request goes before, by `X-Request-Priority`; a value that is none is as no header.
+pub(crate) fn priority(headers: &HeaderMap) -> Option<Priority> {
+    Priority::parse(headers.get(PRIORITY)?.to_str().ok()?)
 }
 
 /// When a request that arrived at `arrived` must be answered: after the route's time, or the client's if shorter.

@@ -155,7 +155,9 @@ fn describe(spec: &TensorSpec) -> TensorMetadata {
 }
 
 fn insert<T>(response: &mut Response<T>, name: &'static str, value: &str) {
-    if let Ok(value) = MetadataValue::try_from(value) {
+    if let Ok(mut value) = MetadataValue::try_from(value) {
+        // No other answer has this one: HTTP/2 need not remember it.
+        value.set_sensitive(name == SERVER_TIMING);
         response.metadata_mut().insert(name, value);
     }
 }

@@ -41,6 +41,8 @@ pub struct Route {
     pub model_name: Arc<str>,
     /// Seconds a request may take.
     pub timeout_s: u64,
+    /// Whether v1 requests and answers have the form of KServe's batcher.
+    pub batcher_replies: bool,
     /// What answers, or why nothing does.
     pub target: Target,
 }

@@ -86,6 +86,7 @@ mod tests {
             service: "iris".to_owned(),
             model_name: "iris".into(),
             timeout_s: 1,
+            batcher_replies: false,
             target: Target::NotReady(String::new()),
         }
     }

@@ -12,7 +12,10 @@ fn entry(priority: Priority, rows: usize) -> (Entry, Caller) {
     let shape = vec![i64::try_from(rows).unwrap()];
     let input = Tensor::new("x", DataType::Uint8, shape, Bytes::from(vec![0; rows])).unwrap();
     let (wanted, deadline, span) = (Vec::new(), now + Duration::from_mins(10), tracing::Span::none());
-    (Entry { inputs: vec![input], wanted, deadline, queued_at: now, priority, rows: Some(rows), span, reply }, caller)
+    (
+        Entry { inputs: vec![input], wanted, deadline, queued_at: now, priority, rows: Some(rows), cancel: Arc::default(), span, reply },
+        caller,
+    )
 }
 
 fn queue(waiting_max: usize, places: usize) -> Queue {

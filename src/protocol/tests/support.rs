@@ -132,7 +132,14 @@ fn ready(namespace: &str, name: &str, behaviour: Behaviour, script: &Arc<Script>
 }
 
 fn route(namespace: &str, name: &str, target: Target) -> Route {
-    Route { namespace: namespace.to_owned(), service: name.to_owned(), model_name: name.into(), timeout_s: 60, target }
+    Route {
+        namespace: namespace.to_owned(),
+        service: name.to_owned(),
+        model_name: name.into(),
+        timeout_s: 60,
+        batcher_replies: false,
+        target,
+    }
 }
 
 /// A v2 request for a model with two numbers, as JSON.
