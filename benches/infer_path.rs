@@ -9,6 +9,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures::future::join_all;
 use kserved::engine::{Cancel, Engine, EngineError, LoadedModel};
 use kserved::inference::{InferenceRequest, ModelMetadata, TensorSpec};
+use kserved::pool::threads::ThreadBudget;
 use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::tensor::{DataType, Tensor};
 use std::hint::black_box;
@@ -43,9 +44,17 @@ fn pool(workers_max: usize) -> ModelHandle {
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 4], optional: false };
     let metadata = ModelMetadata { inputs: vec![spec("x")], outputs: vec![spec("y")], ..ModelMetadata::default() };
     let (model, revision) = ("echo".to_owned(), "echo-predictor-00001".to_owned());
-    let options =
-        PoolOptions { model, revision, workers_max, queue_max: 1024, worker_idle_s: 60, inline_run_max: Duration::ZERO, batching: None };
-    ModelHandle::start(Arc::new(Echo(Arc::new(metadata))), options)
+    let options = PoolOptions {
+        model,
+        revision,
+        workers_max,
+        queue_max: 1024,
+        threads_per_run: 1,
+        worker_idle_s: 60,
+        inline_run_max: Duration::ZERO,
+        batching: None,
+    };
+    ModelHandle::start(Arc::new(Echo(Arc::new(metadata))), options, ThreadBudget::new(workers_max))
 }
 
 fn request() -> InferenceRequest {

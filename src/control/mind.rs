@@ -10,6 +10,7 @@ use crate::api::{Kind, ResourceKey};
 use crate::engine::EngineRegistry;
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
+use crate::pool::threads::ThreadBudget;
 use crate::resolve::revision::{RevisionName, RuntimeRef};
 use crate::router::Route;
 use crate::storage::Storage;
@@ -52,6 +53,8 @@ pub(super) struct Mind {
     pub(super) queue: Queue,
     /// Loads at once.
     pub(super) loads: Arc<Semaphore>,
+    /// Threads of all runs together.
+    pub(super) threads: ThreadBudget,
     pub(super) reader: Reader,
     pub(super) announce: Announce,
     writer: Mutex<Writer>,
@@ -77,6 +80,7 @@ impl Mind {
     pub(super) fn new(config: Config, engines: EngineRegistry, storage: Storage, services: Services, announce: Announce) -> Self {
         let writer = Writer::default();
         let loads = Arc::new(Semaphore::new(config.loads_max));
+        let threads = ThreadBudget::new(config.threads_max);
         let gate = Gate { untried: Mutex::default(), open: watch::Sender::new(false) };
         let (reader, queue) = (writer.reader(), Queue::default());
         Self {
@@ -86,6 +90,7 @@ impl Mind {
             services,
             queue,
             loads,
+            threads,
             reader,
             announce,
             writer: Mutex::new(writer),

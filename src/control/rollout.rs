@@ -88,7 +88,7 @@ impl Rollout {
         let began = Instant::now();
         let (model_dir, files) = self.fetch().await?;
         let model = self.load(model_dir.path()).await?;
-        let handle = ModelHandle::start(model, self.pool_options(name));
+        let handle = ModelHandle::start(model, self.pool_options(name), self.mind.threads.clone());
         let deadline = Instant::now() + Duration::from_secs(self.spec.timeout_s);
         tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
@@ -152,7 +152,7 @@ impl Rollout {
         };
         let permit = self.turn_to_load().await?;
         self.say(Stage::Loading("loading the model".to_owned()));
-        let intra_op_threads = self.spec.intra_op_threads().min(self.mind.config.threads_max);
+        let intra_op_threads = self.intra_op_threads();
         let options = LoadOptions { intra_op_threads, args: self.spec.args.clone(), env: self.spec.env.clone() };
         let (path, span) = (model.to_owned(), tracing::info_span!("load", service = %self.key, engine = %self.spec.engine));
         let loading = tokio::task::spawn_blocking(move || {
@@ -186,6 +186,10 @@ impl Rollout {
         }
     }
 
+    fn intra_op_threads(&self) -> usize {
+        self.spec.intra_op_threads().min(self.mind.config.threads_max)
+    }
+
     fn pool_options(&self, name: &RevisionName) -> PoolOptions {
         let config = &self.mind.config;
         let by_concurrency = if self.spec.container_concurrency == 0 { usize::MAX } else { to_usize(self.spec.container_concurrency) };
@@ -195,6 +199,7 @@ impl Rollout {
             workers_max: config.workers_max.min(self.spec.runs_max()).min(by_concurrency).max(1),
             queue_max: config.queue_max,
             worker_idle_s: config.worker_idle_s,
+            threads_per_run: self.intra_op_threads(),
             inline_run_max: config.inline_run_max,
             batching: self.batching(),
         }

@@ -33,7 +33,11 @@ impl Pool {
     pub(super) fn run_here(&self, inputs: &[Tensor], wanted: &[usize]) -> Option<Result<Answer, InferenceError>> {
         let run_max = self.options.inline_run_max;
         let bytes: usize = inputs.iter().map(|input| input.data().len()).sum();
-        if run_max.is_zero() || bytes > BYTES_MAX || !self.queue.take_place(run_max) {
+        if run_max.is_zero() || bytes > BYTES_MAX {
+            return None;
+        }
+        let _threads = self.budget.try_take(self.options.threads_per_run)?;
+        if !self.queue.take_place(run_max) {
             return None;
         }
         let began = Instant::now();

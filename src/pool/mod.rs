@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use threads::ThreadBudget;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
@@ -44,6 +45,8 @@ pub struct PoolOptions {
     pub workers_max: usize,
     /// Requests that may wait at most beyond those that a free worker takes at once; one more is refused.
     pub queue_max: usize,
+    /// Threads that one run uses, its own among them.
+    pub threads_per_run: usize,
     /// Seconds a worker thread waits for work before it ends.
     pub worker_idle_s: u64,
     /// A model whose runs lately took less than this runs on its caller's thread; zero: never.
@@ -79,6 +82,8 @@ struct Pool {
     queue: Queue,
     threads: Mutex<Vec<JoinHandle<()>>>,
     seats: Seats,
+    /// Threads of all models' runs together.
+    budget: ThreadBudget,
     /// Set once a batch came back with another number of rows than went in.
     unjoinable: AtomicBool,
     metrics: PoolMetrics,
@@ -98,9 +103,9 @@ struct Answer {
 }
 
 impl ModelHandle {
-    /// Starts a pool over loaded weights. No thread runs until there is work.
+    /// Starts a pool over loaded weights; its runs take their threads out of `budget`. No thread runs until there is work.
     #[must_use]
-    pub fn start(model: Arc<dyn LoadedModel>, options: PoolOptions) -> Self {
+    pub fn start(model: Arc<dyn LoadedModel>, options: PoolOptions, budget: ThreadBudget) -> Self {
         let batching = options.batching.clone().filter(|_| batch::takes_rows(model.metadata()));
         let queue = Queue::new(options.queue_max, options.workers_max, batching);
         let metrics = PoolMetrics::new(&options.model, &options.revision);
@@ -115,6 +120,7 @@ impl ModelHandle {
             queue,
             threads,
             seats,
+            budget,
             unjoinable,
             metrics,
             answered,

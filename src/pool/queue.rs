@@ -153,8 +153,13 @@ impl Queue {
             if !batch.is_empty() {
                 return true;
             }
-            self.place_is_free(&mut self.lock());
+            self.passed_over();
         }
+    }
+
+    /// What was taken is not wanted any more: its place is free without a run.
+    pub(super) fn passed_over(&self) {
+        self.place_is_free(&mut self.lock());
     }
 
     fn gather(&self, idle: Duration, batch: &mut Vec<Entry>) -> bool {

@@ -96,7 +96,16 @@ fn spec(name: &str) -> TensorSpec {
 
 fn options(workers_max: usize, queue_max: usize) -> PoolOptions {
     let (model, revision) = ("m".to_owned(), "m-predictor-00001".to_owned());
-    PoolOptions { model, revision, workers_max, queue_max, worker_idle_s: 600, inline_run_max: Duration::ZERO, batching: None }
+    PoolOptions {
+        model,
+        revision,
+        workers_max,
+        queue_max,
+        threads_per_run: 1,
+        worker_idle_s: 600,
+        inline_run_max: Duration::ZERO,
+        batching: None,
+    }
 }
 
 fn scene(workers_max: usize, queue_max: usize) -> Scene {
@@ -104,12 +113,16 @@ fn scene(workers_max: usize, queue_max: usize) -> Scene {
 }
 
 fn scene_of(options: PoolOptions) -> Scene {
+    scene_within(&ThreadBudget::new(8), options)
+}
+
+fn scene_within(budget: &ThreadBudget, options: PoolOptions) -> Scene {
     let (steps, told) = unbounded();
     let (starts, started) = mpsc::unbounded_channel();
     let engines = Arc::new(AtomicUsize::new(0));
     let metadata = ModelMetadata { inputs: vec![spec("x")], outputs: vec![spec("y0"), spec("y1")], ..ModelMetadata::default() };
     let script = Script { metadata: Arc::new(metadata), steps: told, started: starts, engines: Arc::clone(&engines) };
-    Scene { handle: ModelHandle::start(Arc::new(script), options), steps, started, engines }
+    Scene { handle: ModelHandle::start(Arc::new(script), options, budget.clone()), steps, started, engines }
 }
 
 fn request(value: u8) -> InferenceRequest {

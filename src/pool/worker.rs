@@ -37,12 +37,19 @@ fn run(pool: &Pool) {
 }
 
 fn answer(pool: &Pool, seat: &mut Seat, batch: &mut Vec<Entry>) {
+    let threads = pool.budget.take(pool.options.threads_per_run);
+    // The wait for other models' runs may have been long.
+    batch.retain(Entry::is_wanted);
+    if batch.is_empty() {
+        return pool.queue.passed_over();
+    }
     let began = Instant::now();
     let batch_id = pool.batches().then(Uuid::new_v4);
     let results = match &batch[..] {
         [entry] => vec![one(pool, seat, entry)],
         entries => together(pool, seat, entries),
     };
+    drop(threads);
     let elapsed = began.elapsed();
     // Counted before it is told, so that whoever has the answer finds the counts right.
     pool.queue.ran(elapsed, batch.len());

@@ -75,7 +75,7 @@ async fn a_model_of_fixed_rows_is_never_batched() {
     let (_, steps) = unbounded();
     let (started, _) = mpsc::unbounded_channel();
     let script = Script { metadata: Arc::new(metadata), steps, started, engines: Arc::default() };
-    scene.handle = ModelHandle::start(Arc::new(script), PoolOptions { batching: batching(8), ..options(1, 1) });
+    scene.handle = ModelHandle::start(Arc::new(script), PoolOptions { batching: batching(8), ..options(1, 1) }, ThreadBudget::new(8));
     assert!(scene.handle.batching().is_none());
     assert!(scene.handle.infer(request(1), later()).await.unwrap().batch_id.is_none());
 }

@@ -38,3 +38,42 @@ async fn a_batch_goes_on_for_those_who_stay() {
     scene.step(Step::Answer);
     assert_eq!(staying.await.unwrap().unwrap().outputs[0].data()[0], 2);
 }
+
+#[tokio::test]
+async fn a_caller_who_leaves_while_other_models_use_all_threads_costs_no_run() {
+    let budget = ThreadBudget::new(1);
+    let mut scene = scene_within(&budget, options(1, 1));
+    let all_threads = budget.take(1);
+    let left = scene.ask(1);
+    while budget.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    left.abort();
+    assert!(left.await.unwrap_err().is_cancelled());
+    drop(all_threads);
+    scene.step(Step::Answer);
+    let next = scene.ask_and_start(2).await;
+    assert_eq!(next.await.unwrap().unwrap().outputs[0].data()[0], 2);
+}
+
+#[tokio::test]
+async fn models_take_turns_where_threads_are_few() {
+    let budget = ThreadBudget::new(1);
+    let (mut busy, mut other) = (scene_within(&budget, options(1, 100)), scene_within(&budget, options(1, 100)));
+    let first = busy.ask_and_start(1).await;
+    let crowd: Vec<_> = (2..10).map(|value| busy.ask(value)).collect();
+    let single = other.ask(1);
+    while budget.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    busy.step(Step::Answer);
+    assert_eq!(other.started.recv().await, Some(1), "before the crowd of the busy model");
+    other.step(Step::Answer);
+    assert!(first.await.unwrap().is_ok() && single.await.unwrap().is_ok());
+    for _ in &crowd {
+        busy.step(Step::Answer);
+    }
+    for asked in crowd {
+        assert!(asked.await.unwrap().is_ok());
+    }
+}

@@ -2,6 +2,7 @@
 
 use crate::engine::{Cancel, Engine, EngineError, LoadedModel};
 use crate::inference::{ModelMetadata, TensorSpec};
+use crate::pool::threads::ThreadBudget;
 use crate::pool::{ModelHandle, PoolOptions};
 use crate::protocol::door::Door;
 use crate::protocol::entrance::Entrance;
@@ -124,11 +125,12 @@ fn ready(namespace: &str, name: &str, behaviour: Behaviour, script: &Arc<Script>
         revision: format!("{name}-predictor-00001"),
         workers_max: 1,
         queue_max: 1,
+        threads_per_run: 1,
         worker_idle_s: 1,
         inline_run_max: std::time::Duration::ZERO,
         batching: None,
     };
-    route(namespace, name, Target::Ready(ModelHandle::start(model, options)))
+    route(namespace, name, Target::Ready(ModelHandle::start(model, options, ThreadBudget::new(1))))
 }
 
 fn route(namespace: &str, name: &str, target: Target) -> Route {
