@@ -87,7 +87,7 @@ fn json_out(criterion: &mut Criterion) {
     let floats = floats();
     let output = Tensor::new("output", DataType::Fp32, SHAPE.to_vec(), buffer::from_vec(floats.clone())).expect("shape and data agree");
     let response = InferenceResponse { outputs: vec![output], ..InferenceResponse::default() };
-    let head = ReplyHead { model_name: "m", model_version: None, id: "1" };
+    let head = ReplyHead { model_name: "m", id: "1", ..ReplyHead::default() };
     let mut group = criterion.benchmark_group("v2_json_encode");
     group.throughput(Throughput::Elements(COUNT as u64));
     group.bench_function("fp32/kserved", |bencher| {

@@ -181,11 +181,17 @@ impl Config {
 
     /// Checks what no single value shows.
     fn check(&self) -> Result<(), ConfigError> {
-        let mistakes: Vec<String> =
-            [self.check_bind(), self.check_keys(), self.check_path_template(), self.check_models(), self.check_bounds()]
-                .into_iter()
-                .flatten()
-                .collect();
+        let mistakes: Vec<String> = [
+            self.check_bind(),
+            self.check_local(),
+            self.check_keys(),
+            self.check_path_template(),
+            self.check_models(),
+            self.check_bounds(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         if mistakes.is_empty() { Ok(()) } else { Err(ConfigError::Check(mistakes)) }
     }
 
@@ -194,6 +200,18 @@ impl Config {
         let guarded = self.api_key_file.is_some();
         let refused = protocol::check_bind(self.http.host, &self.protocol).err().filter(|_| !guarded);
         refused.map(|refused| format!("http.host: {refused}"))
+    }
+
+    fn check_local(&self) -> Option<String> {
+        if self.protocol.shared_memory.enabled && !self.http.host.to_canonical().is_loopback() {
+            return Some(format!(
+                "protocol.shared_memory.enabled: shared memory is for callers on this machine, and http.host is `{}`\n\n\
+                 hint: listen on 127.0.0.1, or leave shared memory off",
+                self.http.host
+            ));
+        }
+        let same = self.http.unix_socket.is_some() && self.http.unix_socket == self.grpc.unix_socket;
+        same.then(|| "http.unix_socket, grpc.unix_socket: two files, please; the one of HTTP answers gRPC as well".to_owned())
     }
 
     fn check_keys(&self) -> Option<String> {

@@ -3,12 +3,13 @@
 mod banner;
 mod example;
 mod ports;
+mod unix_socket;
 
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::engine::EngineRegistry;
 use crate::engine::onnx::OnnxLoader;
-use crate::protocol::{self, Doors, OpenDoors, kube};
+use crate::protocol::{self, Doors, Listener, OpenDoors, kube};
 use crate::router::{Repository, Router};
 use crate::shutdown::{Shutdown, Signals};
 use crate::storage::Storage;
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use unix_socket::SocketFile;
 
 /// Between foldings of histograms nobody asked for, so that they stay small.
 const METRICS_FOLD: Duration = Duration::from_secs(5);
@@ -62,6 +64,7 @@ pub struct Server {
     ending: watch::Sender<bool>,
     accepting: CancellationToken,
     doors: JoinSet<()>,
+    sockets: Vec<SocketFile>,
     errands: JoinSet<()>,
     grace: Duration,
 }
@@ -76,6 +79,7 @@ impl Server {
         let http = bind(SocketAddr::new(config.http.host, config.http.port), "http.port").await?;
         let grpc = bind(SocketAddr::new(config.http.host, config.grpc.port), "grpc.port").await?;
         let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
+        let (unix, sockets) = bind_unix(&config).await?;
         let onnx = OnnxLoader::new(config.onnx.clone());
         let banner = Banner::new(&config, http_address, grpc_address);
         banner.start(onnx.library_info());
@@ -99,9 +103,10 @@ impl Server {
         let kube = Some(kube::routes(control.reader(), ended));
         let doors = Doors { router, ready: told, metrics: render, repository, kube, config: config.protocol }.open();
         let accepting = CancellationToken::new();
-        let doors = serve(doors, http, grpc, &accepting);
+        let listeners = [(Kind::Http, http.into()), (Kind::Grpc, grpc.into())].into_iter().chain(unix);
+        let doors = serve(doors, listeners, &accepting);
         let grace = Duration::from_secs(config.shutdown.grace_s);
-        Ok(Self { http: http_address, grpc: grpc_address, control, ready, ending, accepting, doors, errands, grace })
+        Ok(Self { http: http_address, grpc: grpc_address, control, ready, ending, accepting, doors, sockets, errands, grace })
     }
 
     /// Where HTTP is served.
@@ -142,6 +147,7 @@ impl Server {
         self.control.stop().await;
         self.ending.send_replace(true);
         self.accepting.cancel();
+        self.sockets.clear();
         let deadline = Instant::now() + self.grace;
         let finished = async { while self.doors.join_next().await.is_some() {} };
         if tokio::time::timeout_at(deadline, finished).await.is_err() {
@@ -156,22 +162,44 @@ impl Server {
     }
 }
 
-fn serve(doors: OpenDoors, http: TcpListener, grpc: TcpListener, accepting: &CancellationToken) -> JoinSet<()> {
+/// What is spoken on a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// HTTP, and gRPC for those who speak it.
+    Http,
+    /// gRPC alone.
+    Grpc,
+}
+
+fn serve(doors: OpenDoors, listeners: impl Iterator<Item = (Kind, Listener)>, accepting: &CancellationToken) -> JoinSet<()> {
     let doors = Arc::new(doors);
     let mut tasks = JoinSet::new();
-    tasks.spawn({
+    for (kind, listener) in listeners {
         let (doors, accepting) = (Arc::clone(&doors), accepting.clone());
-        async move { tell("HTTP", doors.serve_http(http, accepting).await) }
-    });
-    let accepting = accepting.clone();
-    tasks.spawn(async move { tell("gRPC", doors.serve_grpc(grpc, accepting).await) });
+        tasks.spawn(async move {
+            let ended = match kind {
+                Kind::Http => doors.serve_http(listener, accepting).await,
+                Kind::Grpc => doors.serve_grpc(listener, accepting).await,
+            };
+            if let Err(error) = ended {
+                tracing::error!(%error, door = ?kind, "a door closed");
+            }
+        });
+    }
     tasks
 }
 
-fn tell(door: &str, ended: std::io::Result<()>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, door, "a door closed");
+/// The Unix sockets that are asked for, and their files.
+async fn bind_unix(config: &Config) -> anyhow::Result<(Vec<(Kind, Listener)>, Vec<SocketFile>)> {
+    let asked = [(Kind::Http, &config.http.unix_socket, "http.unix_socket"), (Kind::Grpc, &config.grpc.unix_socket, "grpc.unix_socket")];
+    let (mut listeners, mut files) = (Vec::new(), Vec::new());
+    for (kind, path, key) in asked {
+        let Some(path) = path else { continue };
+        let (listener, file) = unix_socket::bind(path, key).await?;
+        listeners.push((kind, listener.into()));
+        files.push(file);
     }
+    Ok((listeners, files))
 }
 
 /// Passes the mind's readiness on, until the end begins.
@@ -235,7 +263,7 @@ mod tests {
             models: vec![folder.join("models")],
             runtimes: vec![folder.join("runtimes")],
             http: Http { port: 0, ..Http::default() },
-            grpc: Grpc { port: 0 },
+            grpc: Grpc { port: 0, ..Grpc::default() },
             ..Config::default()
         }
     }

@@ -29,6 +29,12 @@ pub(super) struct Settings {
     /// Port for gRPC; 0 takes a free one
     #[arg(long, value_name = "PORT")]
     pub(super) grpc_port: Option<String>,
+    /// Unix socket for HTTP, beside the port
+    #[arg(long, value_name = "FILE")]
+    pub(super) http_unix: Option<String>,
+    /// Unix socket for gRPC, beside the port
+    #[arg(long, value_name = "FILE")]
+    pub(super) grpc_unix: Option<String>,
     /// File with the key that callers must send
     #[arg(long, value_name = "FILE")]
     pub(super) api_key_file: Option<String>,
@@ -60,6 +66,8 @@ impl Settings {
             ("http.host", "--host", &self.host),
             ("http.port", "--http-port", &self.http_port),
             ("grpc.port", "--grpc-port", &self.grpc_port),
+            ("http.unix_socket", "--http-unix", &self.http_unix),
+            ("grpc.unix_socket", "--grpc-unix", &self.grpc_unix),
             ("api_key_file", "--api-key-file", &self.api_key_file),
             ("onnx.library", "--onnx-library", &self.onnx_library),
             ("log.level", "--log-level", &self.log_level),

@@ -13,6 +13,7 @@ mod grpc_contents;
 mod json;
 #[cfg(test)]
 mod sample;
+pub mod shared_memory;
 pub mod v1;
 mod v1_rows;
 pub mod v2_binary;
@@ -24,6 +25,7 @@ pub mod v2_reply;
 use crate::inference::{InferenceError, InferenceRequest};
 use crate::tensor::TensorError;
 use bytes::Bytes;
+use shared_memory::{Shared, SharedOutput};
 
 /// The descriptors of [`open_inference`], for the gRPC reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!("open_inference_descriptor.bin");
@@ -59,6 +61,8 @@ pub struct Decoded {
     pub request: InferenceRequest,
     /// The form of the answer.
     pub reply: ReplyForm,
+    /// The tensors that do not travel; its inputs are not among those of the request yet.
+    pub shared: Shared,
 }
 
 /// In which form the tensors of an answer travel.
@@ -94,6 +98,8 @@ pub struct ReplyHead<'a> {
     pub model_version: Option<&'a str>,
     /// The caller's id, or the one made for it.
     pub id: &'a str,
+    /// The outputs that were put into shared memory; they are described and do not travel.
+    pub shared: &'a [SharedOutput],
 }
 
 /// An answer's body, ready for a socket.

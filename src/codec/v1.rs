@@ -5,6 +5,7 @@
 use super::json::column::{Reading, Room, column};
 use super::json::scanner::Scanner;
 use super::json::write;
+use super::shared_memory::Shared;
 use super::{DecodeError, Decoded, EncodeError, EncodedReply, Limits, ReplyForm, v1_rows, v2_reply};
 use crate::inference::{InferenceRequest, InferenceResponse, ModelMetadata, TensorSpec};
 use crate::tensor::Tensor;
@@ -45,7 +46,7 @@ fn decode_members(body: &[u8], model: &ModelMetadata, limits: &Limits, takes_inp
         other => other,
     })?;
     let request = InferenceRequest { inputs, ..InferenceRequest::default() };
-    Ok(Decoded { request, reply: ReplyForm::Text })
+    Ok(Decoded { request, reply: ReplyForm::Text, shared: Shared::default() })
 }
 
 fn read(body: &[u8], model: &ModelMetadata, limits: &Limits, takes_inputs: bool) -> Result<Vec<Tensor>, DecodeError> {

@@ -2,8 +2,9 @@
 
 use super::json::number;
 use super::json::scanner::Scanner;
+use super::shared_memory::{self, Shared, SharedPlace};
 use super::v2_binary::Blobs;
-use super::v2_json::{DataReader, TensorHead};
+use super::v2_json::{DataReader, Input, TensorHead};
 use super::{DecodeError, Decoded, Limits, ReplyForm, check_unique};
 use crate::inference::{InferenceRequest, Parameter, Parameters, RequestedOutput};
 use crate::tensor::{DataType, Tensor, datatype::UnknownDataType};
@@ -13,13 +14,14 @@ pub(super) fn read(text: &[u8], blobs: &mut Blobs, model: &str, limits: &Limits)
     let mut scanner = Scanner::new(text, limits.json_depth_max);
     let mut reader = DataReader { model, limits, bytes_left: limits.decoded_bytes_max };
     let mut request = InferenceRequest::default();
+    let mut shared = Shared::default();
     let mut inputs = None;
     expect(&mut scanner, b'{', Place::of("the request"), "an object")?;
     scanner.members(|scanner, name| {
         match name.as_ref() {
             "id" => request.id = optional(scanner, |scanner| string(scanner, Place::of("id")))?,
             "parameters" => request.parameters = parameters(scanner, Place::of("parameters"), limits)?,
-            "inputs" => inputs = Some(read_inputs(scanner, blobs, &mut reader)?),
+            "inputs" => inputs = Some(read_inputs(scanner, blobs, &mut reader, &mut shared)?),
             "outputs" => request.outputs = optional(scanner, |scanner| read_outputs(scanner, limits))?.unwrap_or_default(),
             _ => drop(scanner.skip_value()?),
         }
@@ -27,10 +29,12 @@ pub(super) fn read(text: &[u8], blobs: &mut Blobs, model: &str, limits: &Limits)
     })?;
     scanner.end()?;
     request.inputs = inputs.ok_or_else(|| Place::of("inputs").problem("is missing"))?;
-    check_unique("input", request.inputs.iter().map(|input| input.name().as_ref()))?;
+    let names = request.inputs.iter().map(|input| input.name().as_ref());
+    check_unique("input", names.chain(shared.inputs.iter().map(|input| input.name.as_ref())))?;
     check_unique("requested output", request.outputs.iter().map(|output| output.name.as_str()))?;
+    shared.outputs = shared_memory::wanted(&request.outputs)?;
     let reply = reply_form(&request);
-    Ok(Decoded { request, reply })
+    Ok(Decoded { request, reply, shared })
 }
 
 /// Which outputs are wanted as raw bytes: a list of outputs decides alone, else the request's parameter.
@@ -109,16 +113,36 @@ pub(super) enum Data<'a> {
     Read(Tensor),
 }
 
+/// Where the elements of an input are when they are not in its `data`.
+#[derive(Debug)]
+pub(super) enum Elsewhere {
+    /// Nowhere.
+    Nowhere,
+    /// So many bytes behind the JSON.
+    Behind(usize),
+    /// In a region of shared memory.
+    Shared(SharedPlace),
+}
+
+impl Elsewhere {
+    fn of(parameters: &Parameters, name: &str, place: Place<'_>) -> Result<Self, DecodeError> {
+        if let Some(shared) = SharedPlace::of(parameters, &format_args!("input `{name}`"))? {
+            return Ok(Self::Shared(shared));
+        }
+        Ok(binary_size(parameters, place)?.map_or(Self::Nowhere, Self::Behind))
+    }
+}
+
 impl<'a> InputText<'a> {
-    /// The parts, once all members were seen: what the tensor is, its data, and its size behind the JSON.
-    pub(super) fn complete(self, place: Place<'_>, limits: &Limits) -> Result<(TensorHead, Data<'a>, Option<usize>), DecodeError> {
+    /// The parts, once all members were seen: what the tensor is, its data, and where else that may be.
+    pub(super) fn complete(self, place: Place<'_>, limits: &Limits) -> Result<(TensorHead, Data<'a>, Elsewhere), DecodeError> {
         let missing = |member| place.member(member).problem("is missing");
         let name = self.name.ok_or_else(|| missing("name"))?;
         let datatype = self.datatype.ok_or_else(|| missing("datatype"))?;
         let shape = self.shape.ok_or_else(|| missing("shape"))?;
-        let size = binary_size(&self.parameters, place)?;
+        let elsewhere = Elsewhere::of(&self.parameters, &name, place)?;
         check_rank(&name, shape.len(), limits)?;
-        Ok((TensorHead { name: name.into(), datatype, shape }, self.data, size))
+        Ok((TensorHead { name: name.into(), datatype, shape }, self.data, elsewhere))
     }
 
     /// What is needed to read `data` at once, if it is known already.
@@ -151,7 +175,12 @@ impl<'a> InputText<'a> {
     }
 }
 
-fn read_inputs(scanner: &mut Scanner<'_>, blobs: &mut Blobs, reader: &mut DataReader<'_>) -> Result<Vec<Tensor>, DecodeError> {
+fn read_inputs(
+    scanner: &mut Scanner<'_>,
+    blobs: &mut Blobs,
+    reader: &mut DataReader<'_>,
+    shared: &mut Shared,
+) -> Result<Vec<Tensor>, DecodeError> {
     expect(scanner, b'[', Place::of("inputs"), "an array")?;
     let mut inputs = Vec::new();
     scanner.items(|scanner, index| {
@@ -160,7 +189,10 @@ fn read_inputs(scanner: &mut Scanner<'_>, blobs: &mut Blobs, reader: &mut DataRe
         expect(scanner, b'{', place, "an object")?;
         let mut input = InputText::default();
         scanner.members(|scanner, name| input.member(scanner, &name, place, reader))?;
-        inputs.push(reader.finish(input, place, blobs)?);
+        match reader.finish(input, place, blobs)? {
+            Input::Here(tensor) => inputs.push(tensor),
+            Input::Shared(head, place) => shared.inputs.push(head.shared(index, place)),
+        }
         Ok(())
     })?;
     Ok(inputs)

@@ -4,6 +4,7 @@ use super::open_inference::infer_parameter::ParameterChoice;
 use super::open_inference::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use super::open_inference::model_infer_response::InferOutputTensor;
 use super::open_inference::{InferParameter, ModelInferRequest, ModelInferResponse};
+use super::shared_memory::{self, Shared, SharedInput, SharedPlace, place_of};
 use super::{DecodeError, Decoded, Limits, ReplyForm, ReplyHead, check_unique, grpc_contents};
 use crate::inference::{InferenceRequest, InferenceResponse, Parameter, Parameters, RequestedOutput};
 use crate::tensor::{DataType, Tensor, datatype::UnknownDataType};
@@ -19,12 +20,15 @@ use std::collections::BTreeMap;
 /// Source: reference 4.5; KServe 0.21 for the messages.
 pub fn decode(message: ModelInferRequest, limits: &Limits) -> Result<Decoded, DecodeError> {
     check_counts(&message, limits)?;
-    let reply = if message.raw_input_contents.is_empty() { ReplyForm::Text } else { ReplyForm::Binary };
+    let (travelling, shared_inputs) = split(message.inputs)?;
+    let all_shared = travelling.is_empty() && !shared_inputs.is_empty();
+    let reply = if message.raw_input_contents.is_empty() && !all_shared { ReplyForm::Text } else { ReplyForm::Binary };
     let inputs = match reply {
-        ReplyForm::Text => typed_inputs(message.inputs, limits)?,
-        _ => raw_inputs(message.inputs, message.raw_input_contents, &message.model_name)?,
+        ReplyForm::Text => typed_inputs(travelling, limits)?,
+        _ => raw_inputs(travelling, message.raw_input_contents, &message.model_name)?,
     };
-    check_unique("input", inputs.iter().map(|input| input.name().as_ref()))?;
+    let names = inputs.iter().map(|input| input.name().as_ref());
+    check_unique("input", names.chain(shared_inputs.iter().map(|input| input.name.as_ref())))?;
     check_unique("requested output", message.outputs.iter().map(|output| output.name.as_str()))?;
     let request = InferenceRequest {
         id: Some(message.id).filter(|id| !id.is_empty()),
@@ -33,7 +37,30 @@ pub fn decode(message: ModelInferRequest, limits: &Limits) -> Result<Decoded, De
         outputs: message.outputs.into_iter().map(requested_output).collect(),
         ..InferenceRequest::default()
     };
-    Ok(Decoded { request, reply })
+    let shared = Shared { inputs: shared_inputs, outputs: shared_memory::wanted(&request.outputs)? };
+    Ok(Decoded { request, reply, shared })
+}
+
+/// The inputs that travel, and those that lie in shared memory; the latter have no entry among the raw contents.
+fn split(inputs: Vec<InferInputTensor>) -> Result<(Vec<InferInputTensor>, Vec<SharedInput>), DecodeError> {
+    if inputs.iter().all(|input| input.parameters.is_empty()) {
+        return Ok((inputs, Vec::new()));
+    }
+    let (mut travelling, mut shared) = (Vec::with_capacity(inputs.len()), Vec::new());
+    for (index, mut input) in inputs.into_iter().enumerate() {
+        let given = parameters(std::mem::take(&mut input.parameters));
+        match SharedPlace::of(&given, &format_args!("input `{}`", input.name))? {
+            None => travelling.push(input),
+            Some(_) if input.contents.is_some() => {
+                return Err(DecodeError::Refused(format!("input `{}` has both `contents` and `shared_memory_region`", input.name)));
+            }
+            Some(place) => {
+                let datatype = datatype(&input)?;
+                shared.push(SharedInput { index, name: input.name.into(), datatype, shape: input.shape, place });
+            }
+        }
+    }
+    Ok((travelling, shared))
 }
 
 fn check_counts(message: &ModelInferRequest, limits: &Limits) -> Result<(), DecodeError> {
@@ -125,22 +152,43 @@ pub fn parameter_messages(parameters: &Parameters) -> BTreeMap<String, InferPara
 /// Each raw output carries `binary_data_size`, as KServe sends it; its bytes are shared, not copied.
 pub fn encode(head: &ReplyHead<'_>, response: &InferenceResponse, reply: &ReplyForm) -> ModelInferResponse {
     let outputs = &response.outputs;
-    let is_raw = *reply != ReplyForm::Text || outputs.iter().any(|output| matches!(output.datatype(), DataType::Fp16 | DataType::Bf16));
-    let write = if is_raw { raw_output } else { typed_output };
+    let travels = |output: &&Tensor| place_of(head.shared, output.name()).is_none();
+    let has_no_text = |output: &Tensor| matches!(output.datatype(), DataType::Fp16 | DataType::Bf16);
+    let is_raw = *reply != ReplyForm::Text || outputs.iter().filter(travels).any(has_no_text);
+    let write = |output: &Tensor| match place_of(head.shared, output.name()) {
+        Some(place) => shared_output(output, place),
+        None if is_raw => raw_output(output),
+        None => typed_output(output),
+    };
+    // An output in shared memory keeps its entry among the raw ones, empty, so that the others keep their places.
+    let raw = |output: &Tensor| if travels(&output) { output.data().clone() } else { Bytes::new() };
     ModelInferResponse {
         model_name: head.model_name.to_owned(),
         model_version: head.model_version.unwrap_or_default().to_owned(),
         id: head.id.to_owned(),
         parameters: BTreeMap::new(),
         outputs: outputs.iter().map(write).collect(),
-        raw_output_contents: if is_raw { outputs.iter().map(|output| output.data().clone()).collect() } else { Vec::new() },
+        raw_output_contents: if is_raw { outputs.iter().map(raw).collect() } else { Vec::new() },
     }
 }
 
 fn raw_output(output: &Tensor) -> InferOutputTensor {
-    let size = i64::try_from(output.data().len()).unwrap_or(i64::MAX);
-    let parameter = InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(size)) };
-    InferOutputTensor { parameters: BTreeMap::from([("binary_data_size".to_owned(), parameter)]), ..output_head(output) }
+    let parameters = BTreeMap::from([("binary_data_size".to_owned(), int_parameter(output.data().len() as u64))]);
+    InferOutputTensor { parameters, ..output_head(output) }
+}
+
+fn shared_output(output: &Tensor, place: &SharedPlace) -> InferOutputTensor {
+    let region = InferParameter { parameter_choice: Some(ParameterChoice::StringParam(place.region.clone())) };
+    let mut parameters =
+        BTreeMap::from([(shared_memory::REGION.to_owned(), region), (shared_memory::BYTE_SIZE.to_owned(), int_parameter(place.byte_size))]);
+    if place.offset > 0 {
+        parameters.insert(shared_memory::OFFSET.to_owned(), int_parameter(place.offset));
+    }
+    InferOutputTensor { parameters, ..output_head(output) }
+}
+
+fn int_parameter(value: u64) -> InferParameter {
+    InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(i64::try_from(value).unwrap_or(i64::MAX))) }
 }
 
 fn typed_output(output: &Tensor) -> InferOutputTensor {
@@ -236,7 +284,7 @@ mod tests {
         let half = Tensor::new("h", DataType::Fp16, vec![1], Bytes::from_static(&[0, 0])).unwrap();
         let byte = Tensor::new("b", DataType::Int8, vec![1], Bytes::from_static(&[5])).unwrap();
         let response = InferenceResponse { outputs: vec![byte, half], ..InferenceResponse::default() };
-        let message = encode(&ReplyHead { model_name: "m", model_version: None, id: "1" }, &response, &ReplyForm::Text);
+        let message = encode(&ReplyHead { model_name: "m", id: "1", ..ReplyHead::default() }, &response, &ReplyForm::Text);
         assert_eq!(message.raw_output_contents, [Bytes::from_static(&[5]), Bytes::from_static(&[0, 0])]);
         assert_eq!(parameters(message.outputs[1].parameters.clone())["binary_data_size"], Parameter::Int(2));
     }

@@ -2,8 +2,9 @@
 
 use super::json::column::{Reading, Room, column};
 use super::json::scanner::Scanner;
+use super::shared_memory::{SharedInput, SharedPlace};
 use super::v2_binary::Blobs;
-use super::v2_envelope::{self, Data, InputText, Place};
+use super::v2_envelope::{self, Data, Elsewhere, InputText, Place};
 use super::{DecodeError, Decoded, Limits};
 use crate::tensor::{DataType, Tensor, TensorError, element_count};
 use std::sync::Arc;
@@ -56,17 +57,22 @@ impl DataReader<'_> {
         Ok(Tensor::new(Arc::clone(name), *datatype, shape.clone(), data)?)
     }
 
-    /// Reads what an input said of its elements: JSON, or a slice of the blobs behind the JSON.
-    pub(super) fn finish(&mut self, input: InputText<'_>, place: Place<'_>, blobs: &mut Blobs) -> Result<Tensor, DecodeError> {
-        let (head, data, size) = input.complete(place, self.limits)?;
-        match (data, size) {
-            (Data::Read(tensor), _) => Ok(tensor),
-            // Both given: the JSON counts and no bytes are taken, as KServe does it.
-            (Data::Later(mut scanner), _) => self.read(&head, &mut scanner),
-            (Data::Missing, Some(size)) if blobs.are_there() => {
-                Ok(Tensor::new(head.name.clone(), head.datatype, head.shape, blobs.take(&head.name, size)?)?)
+    /// Reads what an input said of its elements: JSON, a slice of the blobs behind the JSON, or a place in shared memory.
+    pub(super) fn finish(&mut self, input: InputText<'_>, place: Place<'_>, blobs: &mut Blobs) -> Result<Input, DecodeError> {
+        let (head, data, elsewhere) = input.complete(place, self.limits)?;
+        match (data, elsewhere) {
+            (Data::Missing, Elsewhere::Shared(place)) => Ok(Input::Shared(head, place)),
+            (_, Elsewhere::Shared(_)) => {
+                Err(DecodeError::Refused(format!("input `{}` has both `data` and `shared_memory_region`", head.name)))
             }
-            (Data::Missing, size) => Err(self.missing(&head.name, size.is_some())),
+            (Data::Read(tensor), _) => Ok(Input::Here(tensor)),
+            // Both given: the JSON counts and no bytes are taken, as KServe does it.
+            (Data::Later(mut scanner), _) => self.read(&head, &mut scanner).map(Input::Here),
+            (Data::Missing, Elsewhere::Behind(size)) if blobs.are_there() => {
+                let data = blobs.take(&head.name, size)?;
+                Ok(Input::Here(Tensor::new(head.name, head.datatype, head.shape, data)?))
+            }
+            (Data::Missing, elsewhere) => Err(self.missing(&head.name, matches!(elsewhere, Elsewhere::Behind(_)))),
         }
     }
 
@@ -76,12 +82,28 @@ impl DataReader<'_> {
     }
 }
 
+/// An input as it was sent.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// With its elements.
+    Here(Tensor),
+    /// Its elements lie in shared memory.
+    Shared(TensorHead, SharedPlace),
+}
+
 /// What a tensor is, without its elements.
 #[derive(Debug, Clone)]
 pub(super) struct TensorHead {
     pub(super) name: Arc<str>,
     pub(super) datatype: DataType,
     pub(super) shape: Vec<i64>,
+}
+
+impl TensorHead {
+    /// The same as an input whose elements are still to be fetched.
+    pub(super) fn shared(self, index: usize, place: SharedPlace) -> SharedInput {
+        SharedInput { index, name: self.name, datatype: self.datatype, shape: self.shape, place }
+    }
 }
 
 fn refuse_halves(name: &str, datatype: DataType) -> Result<(), DecodeError> {

@@ -1,6 +1,7 @@
 //! The v2 answer over HTTP: JSON written by hand, raw tensors behind it where they were asked for.
 
 use super::json::write;
+use super::shared_memory::{SharedPlace, place_of};
 use super::{EncodeError, EncodedReply, ReplyForm, ReplyHead};
 use crate::inference::InferenceResponse;
 use crate::tensor::{DataType, Tensor};
@@ -19,14 +20,20 @@ const JOINED_BYTES_MAX: usize = 16 * 1024;
 /// Source: Open Inference Protocol v2, "Inference Response JSON Object"; reference 4.3 and 4.4.
 pub fn encode(head: &ReplyHead<'_>, response: &InferenceResponse, reply: &ReplyForm) -> Result<EncodedReply, EncodeError> {
     let outputs = &response.outputs;
-    let is_binary = |output: &Tensor| reply.is_binary(output.name());
+    let place_of = |output: &Tensor| place_of(head.shared, output.name());
+    let is_binary = |output: &Tensor| reply.is_binary(output.name()) && place_of(output).is_none();
     let mut json = Vec::with_capacity(room(head, outputs, reply));
     write_head(&mut json, head);
     for (index, output) in outputs.iter().enumerate() {
         if index > 0 {
             json.push(b',');
         }
-        write_output(&mut json, output, is_binary(output))?;
+        write_output_head(&mut json, output);
+        match place_of(output) {
+            Some(place) => write_place(&mut json, place),
+            None if is_binary(output) => write_size(&mut json, output),
+            None => write_data(&mut json, output)?,
+        }
     }
     json.extend_from_slice(b"]}");
     let blobs: Vec<Bytes> = outputs.iter().filter(|output| is_binary(output)).map(|output| output.data().clone()).collect();
@@ -62,7 +69,7 @@ fn write_head(json: &mut Vec<u8>, head: &ReplyHead<'_>) {
     json.extend_from_slice(b",\"outputs\":[");
 }
 
-fn write_output(json: &mut Vec<u8>, output: &Tensor, is_binary: bool) -> Result<(), EncodeError> {
+fn write_output_head(json: &mut Vec<u8>, output: &Tensor) {
     json.extend_from_slice(b"{\"name\":");
     write::string(json, output.name());
     json.extend_from_slice(b",\"datatype\":\"");
@@ -74,14 +81,33 @@ fn write_output(json: &mut Vec<u8>, output: &Tensor, is_binary: bool) -> Result<
         }
         write::integer(json, dim);
     }
-    if is_binary {
-        json.extend_from_slice(b"],\"parameters\":{\"binary_data_size\":");
-        write::integer(json, output.data().len());
-        json.extend_from_slice(b"}}");
-        return Ok(());
+    json.push(b']');
+}
+
+/// The rest of an output whose bytes follow the JSON.
+fn write_size(json: &mut Vec<u8>, output: &Tensor) {
+    json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+    write::integer(json, output.data().len());
+    json.extend_from_slice(b"}}");
+}
+
+/// The rest of an output whose bytes were put into shared memory.
+fn write_place(json: &mut Vec<u8>, place: &SharedPlace) {
+    json.extend_from_slice(b",\"parameters\":{\"shared_memory_region\":");
+    write::string(json, &place.region);
+    if place.offset > 0 {
+        json.extend_from_slice(b",\"shared_memory_offset\":");
+        write::integer(json, place.offset);
     }
+    json.extend_from_slice(b",\"shared_memory_byte_size\":");
+    write::integer(json, place.byte_size);
+    json.extend_from_slice(b"}}");
+}
+
+/// The rest of an output whose elements stand in the JSON.
+fn write_data(json: &mut Vec<u8>, output: &Tensor) -> Result<(), EncodeError> {
     refuse_halves(output)?;
-    json.extend_from_slice(b"],\"data\":");
+    json.extend_from_slice(b",\"data\":");
     write::flat(json, output)?;
     json.push(b'}');
     Ok(())
@@ -98,7 +124,8 @@ fn refuse_halves(output: &Tensor) -> Result<(), EncodeError> {
 
 /// About how many bytes the JSON will take, so that writing seldom moves it.
 fn room(head: &ReplyHead<'_>, outputs: &[Tensor], reply: &ReplyForm) -> usize {
-    let texts: usize = outputs.iter().filter(|output| !reply.is_binary(output.name())).map(text_bytes).sum();
+    let is_text = |output: &&Tensor| !reply.is_binary(output.name()) && place_of(head.shared, output.name()).is_none();
+    let texts: usize = outputs.iter().filter(is_text).map(text_bytes).sum();
     128 + head.model_name.len() + head.id.len() + outputs.len() * 128 + texts
 }
 
@@ -126,7 +153,7 @@ mod tests {
     }
 
     fn head() -> ReplyHead<'static> {
-        ReplyHead { model_name: "m", model_version: None, id: "7" }
+        ReplyHead { model_name: "m", id: "7", ..ReplyHead::default() }
     }
 
     fn written(outputs: Vec<Tensor>, reply: &ReplyForm) -> (EncodedReply, Vec<u8>) {

@@ -10,7 +10,17 @@ use std::path::{Path, PathBuf};
 const OPEN_MAPS: [&str; 1] = ["storage.pvc"];
 
 /// Keys that hold paths: those of the file are taken from the file's folder.
-const PATHS: [&str; 7] = ["models", "runtimes", "storage.cache", "storage.allowed_roots", "storage.pvc", "api_key_file", "onnx.library"];
+const PATHS: [&str; 9] = [
+    "models",
+    "runtimes",
+    "http.unix_socket",
+    "grpc.unix_socket",
+    "storage.cache",
+    "storage.allowed_roots",
+    "storage.pvc",
+    "api_key_file",
+    "onnx.library",
+];
 
 /// Short names of variables, like the flags.
 const ALIASES: [(&str, &str); 4] = [

@@ -3,6 +3,7 @@
 use crate::api;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 /// Where HTTP is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,11 +13,13 @@ pub struct Http {
     pub host: IpAddr,
     /// The port, 8080 as KServe's own servers; 0 takes a free one.
     pub port: u16,
+    /// A Unix socket to answer on beside the port, for callers on this machine.
+    pub unix_socket: Option<PathBuf>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { host: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 8080 }
+        Self { host: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 8080, unix_socket: None }
     }
 }
 
@@ -26,11 +29,13 @@ impl Default for Http {
 pub struct Grpc {
     /// The port, 8081 as KServe's own servers; 0 takes a free one.
     pub port: u16,
+    /// A Unix socket to answer on beside the port, for callers on this machine.
+    pub unix_socket: Option<PathBuf>,
 }
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self { port: 8081 }
+        Self { port: 8081, unix_socket: None }
     }
 }
 

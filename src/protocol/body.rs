@@ -5,11 +5,12 @@ use super::error::Refusal;
 use super::limits::{Limits, Room, too_large};
 use super::work::off_the_reactor;
 use axum::body::Body;
+use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue};
 use http_body::Body as _;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
@@ -21,6 +22,9 @@ const RESERVE_BYTES_MAX: usize = 32 * 1024 * 1024;
 const DISCARD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long the sender of a refused request may take.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// Bytes of a body of a few words.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
 
 /// How a body is to be read.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +69,16 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limits: &Limits, readi
     let bytes = off_the_reactor(bytes.len(), move || inflate(&bytes, encoding, max, ratio_max)).await??;
     room.grow(bytes.len())?;
     Ok(Held { bytes: bytes.into(), _room: room })
+}
+
+/// Reads a body of a few words, such as `{"ready": true}`.
+///
+/// # Errors
+/// 413 above 64 KiB, also for a body that ends in the middle.
+pub(crate) async fn small_body(request: Request) -> Result<Bytes, Refusal> {
+    let limited = request.map(|body| Body::new(Limited::new(body, SMALL_BYTES_MAX)));
+    let bytes = Bytes::from_request(limited, &()).await;
+    bytes.map_err(|_| Refusal::too_large(format!("the request body is larger than {SMALL_BYTES_MAX} bytes")))
 }
 
 /// Reads what a refused request still sends, within bounds, so that its sender gets to the answer.

@@ -51,12 +51,35 @@ pub struct Config {
     pub compress_bytes_min: usize,
     /// Bytes of one gRPC message, both ways.
     pub grpc_message_bytes_max: usize,
+    /// Inferences of one gRPC stream worked on at once; the next message waits in the client.
+    pub stream_inflight_max: usize,
     /// Streams one HTTP/2 connection may have open.
     pub http2_streams_max: u32,
     /// Bytes one HTTP/2 stream may send ahead.
     pub http2_stream_window_bytes: u32,
     /// Bytes one HTTP/2 connection may send ahead, over all its streams.
     pub http2_connection_window_bytes: u32,
+    /// Tensors in the memory of clients on this machine.
+    pub shared_memory: SharedMemory,
+}
+
+/// Triton's system shared memory extension. For callers on this machine only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SharedMemory {
+    /// Whether clients may register shared memory objects that this process can open.
+    pub enabled: bool,
+    /// Regions registered at once.
+    pub regions_max: usize,
+    /// Bytes of one region.
+    pub region_bytes_max: u64,
+}
+
+impl Default for SharedMemory {
+    /// Off. 1024 regions are some for each of hundreds of clients; 1 GiB is what all bodies may hold.
+    fn default() -> Self {
+        Self { enabled: false, regions_max: 1024, region_bytes_max: 1 << 30 }
+    }
 }
 
 impl Default for Config {
@@ -82,9 +105,11 @@ impl Default for Config {
             compression: true,
             compress_bytes_min: compress_bytes_min(),
             grpc_message_bytes_max: grpc_message_bytes_max(),
+            stream_inflight_max: stream_inflight_max(),
             http2_streams_max: http2_streams_max(),
             http2_stream_window_bytes: http2_stream_window_bytes(),
             http2_connection_window_bytes: http2_connection_window_bytes(),
+            shared_memory: SharedMemory::default(),
         }
     }
 }
@@ -172,6 +197,11 @@ const fn compress_bytes_min() -> usize {
 /// 64 MiB. KServe's 8 MiB refuses a batch of ordinary images.
 const fn grpc_message_bytes_max() -> usize {
     64 * MIB
+}
+
+/// 64: what one client can keep a machine's workers busy with; more only wait, and their answers with them.
+const fn stream_inflight_max() -> usize {
+    64
 }
 
 /// 256: more concurrent calls than a model's queue holds.

@@ -4,6 +4,7 @@
 
 use super::config::Config;
 use super::entrance::Entrance;
+use super::listener::{Connection, Listener};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -14,7 +15,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ const RESETS_MAX: usize = 100;
 /// Accepts connections until `shutdown`, then lets those that are open finish their requests.
 ///
 /// Dropping the future closes everything at once.
-pub(crate) async fn serve(listener: TcpListener, entrance: Arc<Entrance>, config: &Config, shutdown: CancellationToken) {
+pub(crate) async fn serve(listener: Listener, entrance: Arc<Entrance>, config: &Config, shutdown: CancellationToken) {
     let server = Arc::new(Server { builder: builder(config), entrance, silence: config.header_read_timeout(), shutdown });
     let places = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
@@ -65,9 +65,7 @@ struct Server {
 }
 
 impl Server {
-    async fn connection(self: Arc<Self>, stream: TcpStream, _place: OwnedSemaphorePermit) {
-        // Small answers must not wait for the client's acknowledgement of the last one.
-        let _ = stream.set_nodelay(true);
+    async fn connection(self: Arc<Self>, stream: Connection, _place: OwnedSemaphorePermit) {
         let spoke = AtomicBool::new(false);
         let service = service_fn(|request: Request<Incoming>| {
             spoke.store(true, Ordering::Relaxed);
@@ -102,10 +100,9 @@ fn note(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     }
 }
 
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(listener: &Listener, places: &Arc<Semaphore>) -> io::Result<(Connection, OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+    Ok((listener.accept().await?, place))
 }
 
 /// Waits after a failed accept, longer each time, and says how long to wait next.

@@ -4,6 +4,7 @@ use super::config::Config;
 use super::error::Refusal;
 use super::limits::Limits;
 use super::scope::{Addressing, Reach};
+use super::shared_memory::{OFF, Regions};
 use super::timing::deadline;
 use crate::codec;
 use crate::inference::Priority;
@@ -27,6 +28,7 @@ pub(crate) struct Door {
     pub(crate) repository: Repository,
     pub(crate) addressing: Addressing,
     pub(crate) limits: Limits,
+    pub(crate) regions: Option<Regions>,
     pub(crate) config: Config,
 }
 
@@ -45,6 +47,14 @@ impl Door {
     /// The routes a request may reach.
     pub(crate) fn routes(&self, arrival: &Arrival) -> Vec<Arc<Route>> {
         self.router.load().routes(arrival.reach.scope())
+    }
+
+    /// The regions of shared memory.
+    ///
+    /// # Errors
+    /// 501 where the extension is off.
+    pub(crate) fn regions(&self) -> Result<&Regions, Refusal> {
+        self.regions.as_ref().ok_or_else(|| Refusal::not_implemented(OFF))
     }
 
     /// What the codecs may take on.
@@ -105,6 +115,24 @@ impl<S: Send + Sync> FromRequestParts<S> for ModelName {
             return Err(Refusal::bad_request("the model name is not UTF-8"));
         };
         check_name(&name).map(|()| Self(name))
+    }
+}
+
+/// A model's name and a version in a path, decoded and harmless.
+#[derive(Debug)]
+pub(crate) struct ModelVersion {
+    pub(crate) model: String,
+    pub(crate) version: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ModelVersion {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let Ok(Path((model, version))) = Path::<(String, String)>::from_request_parts(parts, state).await else {
+            return Err(Refusal::bad_request("the model name or version is not UTF-8"));
+        };
+        check_name(&model).map(|()| Self { model, version })
     }
 }
 

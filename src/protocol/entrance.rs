@@ -21,8 +21,10 @@ use tonic::Status;
 use tower::ServiceExt;
 use tracing::Instrument;
 
-/// gRPC calls whose request is one message; the others may stay open.
+/// gRPC calls whose request is one message; the others may stay open, ...
 const UNARY_CALLS: &str = "/inference.";
+/// ... and so may this one.
+const STREAM_CALL: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 /// The one way into both doors.
 #[derive(Debug)]
@@ -76,7 +78,8 @@ impl Entrance {
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
         let routes = if grpc { &self.grpc } else { &self.http };
-        let timed = grpc && parts.uri.path().starts_with(UNARY_CALLS);
+        let path = parts.uri.path();
+        let timed = grpc && path.starts_with(UNARY_CALLS) && path != STREAM_CALL;
         let until = arrived + self.door.config.body_read_timeout();
         let body = if timed { Body::new(Timed::new(body, until)) } else { body };
         let request = Request::from_parts(parts, body);

@@ -82,6 +82,11 @@ impl Refusal {
         self.code
     }
 
+    /// What the caller reads.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     fn retry_after_s(&self) -> Option<u64> {
         // Whole seconds, at least one: 0 would invite a hot loop.
         self.retry_after.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))

@@ -8,8 +8,10 @@ use super::entrance::refuse;
 use super::error::Refusal;
 use super::exchange::{Exchange, Wire};
 use super::reply_body::Chunks;
+use super::shared_memory;
 use super::timing::{REVISION, SERVER_TIMING};
 use super::work::off_the_reactor;
+use crate::codec::shared_memory::SharedOutput;
 use crate::codec::{self, Decoded, EncodedReply, ReplyForm, ReplyHead};
 use crate::inference::{InferenceError, InferenceResponse, ModelMetadata};
 use axum::body::Body;
@@ -48,6 +50,7 @@ struct Reply {
     id: String,
     model_name: Arc<str>,
     model_version: Option<String>,
+    shared: Vec<SharedOutput>,
 }
 
 /// Answers one inference request.
@@ -98,19 +101,22 @@ async fn run(
         move || decode(shape, content, &bytes, (&model, &metadata), &limits)
     })
     .await??;
+    let room = shared_memory::fetch(door, &mut decoded).await?;
     exchange.stages.parse = began.elapsed();
 
-    let reply = Reply {
+    let mut reply = Reply {
         shape,
         id: decoded.request.id.take().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
         form: decoded.reply,
         model_name: Arc::clone(&exchange.route.model_name),
         model_version: metadata.versions.last().cloned(),
+        shared: Vec::new(),
     };
     let response = exchange.infer(decoded.request).await?;
     // The request's bytes are free from here on.
-    drop(held);
+    drop((held, room));
     let (revision, began) = (Arc::clone(&response.revision), Instant::now());
+    reply.shared = shared_memory::put(door, &response, decoded.shared.outputs).await?;
     let bytes = response.outputs.iter().map(|output| output.data().len()).sum();
     let encoded = off_the_reactor(bytes, move || reply.encode(&response)).await??;
     let mut answer = write(encoded, wrapping.answer, door).await?;
@@ -131,7 +137,8 @@ impl Wrapping {
 
 impl Reply {
     fn encode(&self, response: &InferenceResponse) -> Result<EncodedReply, Refusal> {
-        let head = ReplyHead { model_name: &self.model_name, model_version: self.model_version.as_deref(), id: &self.id };
+        let Self { model_name, model_version, id, shared, .. } = self;
+        let head = ReplyHead { model_name, model_version: model_version.as_deref(), id, shared };
         let encoded = match self.shape {
             Shape::V1 => codec::v1::encode(response),
             Shape::V1Batched => codec::v1::encode_batched(response),

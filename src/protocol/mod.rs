@@ -15,13 +15,18 @@ mod entrance;
 mod error;
 mod exchange;
 mod grpc_health;
+mod grpc_stream;
 mod guard;
 mod http_infer;
 pub mod kube;
 mod limits;
+mod listener;
+mod model_config;
+mod model_statistics;
 mod reply_body;
 mod repository;
 mod scope;
+mod shared_memory;
 mod timed_body;
 mod timing;
 mod v1;
@@ -32,8 +37,9 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-pub use config::{ApiKey, Config};
+pub use config::{ApiKey, Config, SharedMemory};
 pub use guard::{OpenBind, check_bind};
+pub use listener::Listener;
 
 use crate::codec::DESCRIPTORS;
 use crate::codec::open_inference::grpc_inference_service_server::GrpcInferenceServiceServer;
@@ -42,10 +48,10 @@ use door::Door;
 use entrance::Entrance;
 use limits::Limits;
 use scope::Addressing;
+use shared_memory::Regions;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
@@ -89,6 +95,7 @@ impl Doors {
         let door = Door {
             addressing: Addressing::new(&self.config.default_domain, &self.config.path_template),
             limits: Limits::new(&self.config),
+            regions: Regions::new(&self.config.shared_memory),
             router: self.router,
             ready: self.ready,
             metrics: self.metrics,
@@ -106,8 +113,9 @@ impl OpenDoors {
     ///
     /// # Errors
     /// The listener has no address.
-    pub async fn serve_http(&self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-        let entrance = Entrance::http(&self.door, listener.local_addr()?.ip(), self.kube.clone());
+    pub async fn serve_http(&self, listener: impl Into<Listener>, shutdown: CancellationToken) -> io::Result<()> {
+        let listener = listener.into();
+        let entrance = Entrance::http(&self.door, listener.local_ip()?, self.kube.clone());
         connection::serve(listener, Arc::new(entrance), &self.door.config, shutdown).await;
         Ok(())
     }
@@ -118,8 +126,9 @@ impl OpenDoors {
     ///
     /// # Errors
     /// The listener has no address.
-    pub async fn serve_grpc(&self, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-        let entrance = Entrance::grpc(&self.door, listener.local_addr()?.ip());
+    pub async fn serve_grpc(&self, listener: impl Into<Listener>, shutdown: CancellationToken) -> io::Result<()> {
+        let listener = listener.into();
+        let entrance = Entrance::grpc(&self.door, listener.local_ip()?);
         connection::serve(listener, Arc::new(entrance), &self.door.config, shutdown).await;
         Ok(())
     }
@@ -127,6 +136,7 @@ impl OpenDoors {
 
 fn http_routes(door: Arc<Door>, kube: Option<axum::Router>) -> axum::Router {
     let routes = axum::Router::new().merge(admin::routes()).merge(v1::routes()).merge(v2_http::routes()).merge(repository::routes());
+    let routes = routes.merge(model_config::routes()).merge(model_statistics::routes()).merge(shared_memory::routes());
     let routes = routes.with_state(door);
     let routes = match kube {
         Some(kube) => routes.merge(kube),

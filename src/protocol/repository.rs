@@ -2,22 +2,18 @@
 //!
 //! Source: Triton's "Model Repository Extension"; KServe answers load and unload with a body of its own.
 
+use super::body::small_body;
 use super::door::{Arrival, Door, ModelName};
 use super::error::{Refusal, json_response};
 use crate::router::Route;
 use crate::router::repository::Action;
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
-use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// Bytes of a body in this file; more than `{"ready": true}` is never needed.
-const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// One model of the index.
 #[derive(Debug, Serialize)]
@@ -96,13 +92,6 @@ async fn unload(
     small_body(request).await?;
     let route = act(&door, &arrival, &model, Action::Unload).await?;
     Ok(json_response(StatusCode::OK, &Unloaded { name: Arc::clone(&route.model_name), unload: true }))
-}
-
-async fn small_body(request: Request) -> Result<Bytes, Refusal> {
-    let limited = request.map(|body| Body::new(http_body_util::Limited::new(body, BODY_BYTES_MAX)));
-    Bytes::from_request(limited, &())
-        .await
-        .map_err(|_| Refusal::too_large(format!("the request body is larger than {BODY_BYTES_MAX} bytes")))
 }
 
 fn entry(route: &Route) -> Entry {

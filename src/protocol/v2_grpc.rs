@@ -3,18 +3,23 @@
 use super::door::{Arrival, Door, check_name};
 use super::error::Refusal;
 use super::exchange::{Exchange, Wire};
-use super::repository;
+use super::grpc_stream::{self, Answers};
 use super::timing::{REVISION, SERVER_TIMING};
-use super::v2_http::{EXTENSIONS, SERVER_NAME, SERVER_VERSION};
+use super::v2_http::{self, SERVER_NAME, SERVER_VERSION};
 use super::work::off_the_reactor;
+use super::{model_config, model_statistics, repository, shared_memory};
 use crate::codec::open_inference::grpc_inference_service_server::GrpcInferenceService;
 use crate::codec::open_inference::model_metadata_response::TensorMetadata;
 use crate::codec::open_inference::repository_index_response::ModelIndex;
 use crate::codec::open_inference::{
-    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
-    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
-    RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
-    ServerReadyRequest, ServerReadyResponse,
+    CudaSharedMemoryRegisterRequest, CudaSharedMemoryRegisterResponse, CudaSharedMemoryStatusRequest, CudaSharedMemoryStatusResponse,
+    CudaSharedMemoryUnregisterRequest, CudaSharedMemoryUnregisterResponse, ModelConfigRequest, ModelConfigResponse, ModelInferRequest,
+    ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest,
+    ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse, SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse,
+    SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse, SystemSharedMemoryUnregisterRequest,
+    SystemSharedMemoryUnregisterResponse,
 };
 use crate::codec::{self, ReplyHead};
 use crate::inference::{InferenceError, TensorSpec};
@@ -24,7 +29,7 @@ use prost::Message;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// The service, as tonic wants it.
 #[derive(Debug, Clone)]
@@ -42,18 +47,35 @@ impl Service {
         self.door.route(arrival, model)
     }
 
+    /// What all calls share.
+    pub(super) fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// One inference, for a call or for a message of a stream.
+    pub(super) async fn answer(&self, arrival: &Arrival, message: ModelInferRequest) -> Result<Response<ModelInferResponse>, Refusal> {
+        check_name(&message.model_name)?;
+        let mut exchange = Exchange::begin(&self.door, arrival, &message.model_name, Wire::Grpc)?;
+        let outcome = self.infer(&mut exchange, message).await;
+        exchange.end(&outcome);
+        outcome
+    }
+
     async fn infer(&self, exchange: &mut Exchange, message: ModelInferRequest) -> Result<Response<ModelInferResponse>, Refusal> {
         let (limits, began) = (self.door.codec_limits(), Instant::now());
         let bytes = if message.raw_input_contents.is_empty() { message.encoded_len() } else { 0 };
         let decoding = off_the_reactor(bytes, move || codec::v2_grpc::decode(message, &limits));
         let mut decoded = decoding.await?.map_err(InferenceError::from)?;
+        let room = shared_memory::fetch(&self.door, &mut decoded).await?;
         exchange.stages.parse = began.elapsed();
 
         let id = decoded.request.id.take().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let answer = exchange.infer(decoded.request).await?;
+        drop(room);
         let began = Instant::now();
+        let shared = shared_memory::put(&self.door, &answer, decoded.shared.outputs).await?;
         let version = exchange.metadata()?.versions.last().cloned();
-        let head = ReplyHead { model_name: &exchange.route.model_name, model_version: version.as_deref(), id: &id };
+        let head = ReplyHead { model_name: &exchange.route.model_name, model_version: version.as_deref(), id: &id, shared: &shared };
         let message = codec::v2_grpc::encode(&head, &answer, &decoded.reply);
         exchange.stages.encode = began.elapsed();
 
@@ -90,7 +112,7 @@ impl GrpcInferenceService for Service {
         Ok(Response::new(ServerMetadataResponse {
             name: SERVER_NAME.to_owned(),
             version: SERVER_VERSION.to_owned(),
-            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+            extensions: v2_http::extensions(&self.door).into_iter().map(str::to_owned).collect(),
         }))
     }
 
@@ -109,12 +131,75 @@ impl GrpcInferenceService for Service {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let arrival = arrival(&request)?.clone();
-        let message = request.into_inner();
-        check_name(&message.model_name)?;
-        let mut exchange = Exchange::begin(&self.door, &arrival, &message.model_name, Wire::Grpc)?;
-        let outcome = self.infer(&mut exchange, message).await;
-        exchange.end(&outcome);
-        Ok(outcome?)
+        Ok(self.answer(&arrival, request.into_inner()).await?)
+    }
+
+    type ModelStreamInferStream = Answers;
+
+    async fn model_stream_infer(&self, request: Request<Streaming<ModelInferRequest>>) -> Result<Response<Answers>, Status> {
+        let arrival = arrival(&request)?.clone();
+        Ok(Response::new(grpc_stream::answers(self.clone(), arrival, request.into_inner())))
+    }
+
+    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Result<Response<ModelConfigResponse>, Status> {
+        let ModelConfigRequest { name, version } = request.get_ref();
+        check_name(name)?;
+        let config = model_config::config(&self.door, arrival(&request)?, name, version)?;
+        Ok(Response::new(ModelConfigResponse { config: Some(config) }))
+    }
+
+    async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version } = request.get_ref();
+        let model_stats = model_statistics::statistics(&self.door, arrival(&request)?, name, version)?;
+        Ok(Response::new(ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<SystemSharedMemoryStatusResponse>, Status> {
+        let regions = self.door.regions()?.status(&request.get_ref().name)?;
+        let regions = regions.iter().map(|region| (region.name.clone(), shared_memory::message(region)));
+        Ok(Response::new(SystemSharedMemoryStatusResponse { regions: regions.collect() }))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        request: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryRegisterResponse>, Status> {
+        let SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = request.into_inner();
+        self.door.regions()?.register(&name, &key, offset, byte_size)?;
+        Ok(Response::new(SystemSharedMemoryRegisterResponse {}))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        request: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryUnregisterResponse>, Status> {
+        self.door.regions()?.unregister(&request.get_ref().name);
+        Ok(Response::new(SystemSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        _: Request<CudaSharedMemoryStatusRequest>,
+    ) -> Result<Response<CudaSharedMemoryStatusResponse>, Status> {
+        Ok(Response::new(CudaSharedMemoryStatusResponse::default()))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<CudaSharedMemoryRegisterRequest>,
+    ) -> Result<Response<CudaSharedMemoryRegisterResponse>, Status> {
+        Err(Refusal::not_implemented(shared_memory::NO_CUDA).into())
+    }
+
+    /// There are no regions to forget; Triton's own examples begin with this call.
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<CudaSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<CudaSharedMemoryUnregisterResponse>, Status> {
+        Ok(Response::new(CudaSharedMemoryUnregisterResponse {}))
     }
 
     async fn repository_model_load(

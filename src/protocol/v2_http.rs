@@ -18,8 +18,8 @@ use std::sync::Arc;
 pub(super) const SERVER_NAME: &str = "kserved";
 /// Its version.
 pub(super) const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
-/// What it does beyond the protocol's core, under the names Triton gave.
-pub(super) const EXTENSIONS: [&str; 2] = ["binary_tensor_data", "model_repository"];
+/// What every server does beyond the protocol's core, under the names Triton gave.
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"];
 /// KServe's words for every path with a version.
 pub(super) const NO_VERSIONS: &str = "Model versioning not supported yet.";
 
@@ -27,7 +27,7 @@ pub(super) const NO_VERSIONS: &str = "Model versioning not supported yet.";
 struct Server {
     name: &'static str,
     version: &'static str,
-    extensions: [&'static str; 2],
+    extensions: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -59,6 +59,12 @@ struct Spec<'a> {
     shape: &'a [i64],
 }
 
+/// What this server does beyond the protocol's core: only what a client may really call is named.
+pub(super) fn extensions(door: &Door) -> Vec<&'static str> {
+    let shared = door.regions().is_ok().then_some("system_shared_memory");
+    EXTENSIONS.into_iter().chain(shared).collect()
+}
+
 /// The paths of this file.
 pub(super) fn routes() -> Router<Arc<Door>> {
     Router::new()
@@ -74,8 +80,8 @@ pub(super) fn routes() -> Router<Arc<Door>> {
         .route("/v2/models/{model}/versions/{version}/infer", post(versioned))
 }
 
-async fn server() -> Response {
-    json_response(StatusCode::OK, &Server { name: SERVER_NAME, version: SERVER_VERSION, extensions: EXTENSIONS })
+async fn server(State(door): State<Arc<Door>>) -> Response {
+    json_response(StatusCode::OK, &Server { name: SERVER_NAME, version: SERVER_VERSION, extensions: extensions(&door) })
 }
 
 async fn live() -> Response {

@@ -1,0 +1,92 @@
+//! Many inferences over one gRPC call: each is answered in its turn, and a failed one costs its own answer only.
+//!
+//! Answers come in the order of the requests, as Triton sends them for models with one answer a request: a client
+//! that leaves the request's id empty can still tell which answer is whose. The inferences themselves overlap, as
+//! many as `protocol.stream_inflight_max`; then the next request waits in the client. A client that leaves takes
+//! its waiting requests with it.
+
+use super::door::Arrival;
+use super::error::Refusal;
+use super::v2_grpc::Service;
+use crate::codec::open_inference::infer_parameter::ParameterChoice;
+use crate::codec::open_inference::{InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
+use futures::future::Either;
+use futures::{Stream, StreamExt, future};
+use std::future::Future;
+use std::pin::Pin;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Status, Streaming};
+use tracing::Instrument;
+
+/// The parameter by which Triton's clients know that no further answer to a request comes.
+const FINAL: &str = "triton_final_response";
+
+/// What a stream's caller reads.
+pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
+
+/// Answers the messages of a stream until its client, or the server, ends.
+///
+/// A message that cannot be read ends the stream with its status: what follows it has no beginning.
+pub(super) fn answers(service: Service, arrival: Arrival, messages: Streaming<ModelInferRequest>) -> Answers {
+    let (inflight_max, ends) = (service.door().config.stream_inflight_max, stopping(service.door().ready.clone()));
+    let begin = move |message: Result<ModelInferRequest, Status>| match message {
+        Ok(message) => Either::Left(begin(service.clone(), later(&arrival), message)),
+        Err(status) => Either::Right(future::ready(Err(status))),
+    };
+    messages.take_until(ends).map(begin).buffered(inflight_max).boxed()
+}
+
+/// Starts one inference; it goes on by itself, so that a client slow in reading holds up nobody.
+fn begin(
+    service: Service,
+    arrival: Arrival,
+    message: ModelInferRequest,
+) -> impl Future<Output = Result<ModelStreamInferResponse, Status>> + Send {
+    let (id, model_name) = (message.id.clone(), message.model_name.clone());
+    let answering = async move { service.answer(&arrival, message).await };
+    let running = AbortOnDropHandle::new(tokio::spawn(answering.in_current_span()));
+    async move {
+        let answer = running.await.unwrap_or_else(|_| Err(broken()));
+        Ok(match answer {
+            Ok(response) => answered(response.into_inner()),
+            Err(refusal) => refused(ModelInferResponse { id, model_name, ..ModelInferResponse::default() }, &refusal),
+        })
+    }
+}
+
+/// The message's own arrival: its time runs from now, the stream's from the stream's beginning.
+fn later(stream: &Arrival) -> Arrival {
+    let now = Instant::now();
+    let client_timeout = stream.client_timeout.map(|timeout| timeout.saturating_sub(now - stream.at));
+    Arrival { at: now, client_timeout, ..stream.clone() }
+}
+
+/// Ends once the server stops, which it says by not being ready any more.
+async fn stopping(mut ready: watch::Receiver<bool>) {
+    if ready.wait_for(|ready| *ready).await.is_ok() {
+        // A lost sender is a stopped server as well.
+        let _ = ready.wait_for(|ready| !*ready).await;
+    }
+}
+
+fn answered(mut response: ModelInferResponse) -> ModelStreamInferResponse {
+    mark_final(&mut response);
+    ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
+}
+
+fn refused(mut head: ModelInferResponse, refusal: &Refusal) -> ModelStreamInferResponse {
+    mark_final(&mut head);
+    ModelStreamInferResponse { error_message: refusal.message().to_owned(), infer_response: Some(head) }
+}
+
+fn mark_final(response: &mut ModelInferResponse) {
+    let yes = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+    response.parameters.insert(FINAL.to_owned(), yes);
+}
+
+fn broken() -> Refusal {
+    crate::observe::door_panic();
+    Refusal::internal("the server made a mistake on this request")
+}
