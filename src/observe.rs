@@ -3,9 +3,23 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Counts bytes copied because a tensor was not aligned for its datatype.
-pub fn misaligned_copy(bytes: usize) {
-    metrics::counter!("kserved_misaligned_copy_bytes_total").increment(bytes as u64);
+/// Why the bytes of a tensor were moved between socket and engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// A body came in pieces, or lay where its tensors were not aligned.
+    Gathered,
+    /// A tensor within a message was not aligned for its datatype.
+    Aligned,
+    /// Requests were joined into a batch.
+    Joined,
+}
+
+/// Counts bytes of tensors that were copied on their way.
+pub fn copied(why: Copied, bytes: usize) {
+    static COUNTERS: [OnceLock<metrics::Counter>; 3] = [const { OnceLock::new() }; 3];
+    let name = ["gathered", "aligned", "joined"][why as usize];
+    let counter = COUNTERS[why as usize].get_or_init(|| metrics::counter!("kserved_copied_bytes_total", "why" => name));
+    counter.increment(bytes as u64);
 }
 
 /// A revision came to serve, that long after its spec was first looked at.

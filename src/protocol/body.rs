@@ -4,6 +4,7 @@ use super::compression::{Encoding, inflate};
 use super::error::Refusal;
 use super::limits::{Limits, Room, too_large};
 use super::work::off_the_reactor;
+use crate::observe::{Copied, copied};
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
@@ -154,6 +155,7 @@ impl AlignedBuffer {
     }
 
     fn push(&mut self, data: &[u8]) {
+        copied(Copied::Gathered, data.len());
         self.bytes.extend_from_slice(data);
     }
 

@@ -1,5 +1,6 @@
 //! Bytes under a tensor: shared, sliced without a copy, read as numbers when aligned.
 
+use crate::observe::{Copied, copied};
 use bytemuck::Pod;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -15,14 +16,14 @@ pub fn from_vec<T: Pod + Send + 'static>(values: Vec<T>) -> Bytes {
 
 /// The bytes as numbers: borrowed when they are aligned for `T`, else copied once.
 ///
-/// A copy is counted in [`crate::observe::misaligned_copy`], so that one can see whether it matters.
+/// A copy is counted in [`crate::observe::copied`], so that one can see whether it matters.
 /// Trailing bytes short of one element are left out; a [`super::Tensor`] never has any.
 #[must_use]
 pub fn as_numbers<T: Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
     if let Ok(slice) = bytemuck::try_cast_slice(bytes) {
         return Cow::Borrowed(slice);
     }
-    crate::observe::misaligned_copy(bytes.len());
+    copied(Copied::Aligned, bytes.len());
     let whole = bytes.len() / size_of::<T>() * size_of::<T>();
     Cow::Owned(bytemuck::pod_collect_to_vec(&bytes[..whole]))
 }
@@ -39,7 +40,7 @@ pub fn aligned(bytes: &Bytes, width: usize) -> Bytes {
     if is_aligned(bytes, width) {
         return bytes.clone();
     }
-    crate::observe::misaligned_copy(bytes.len());
+    copied(Copied::Aligned, bytes.len());
     let mut words: Vec<u64> = vec![0; bytes.len().div_ceil(8)];
     bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
     from_vec(words).slice(..bytes.len())
@@ -49,6 +50,7 @@ pub fn aligned(bytes: &Bytes, width: usize) -> Bytes {
 #[must_use]
 pub fn concatenated<'a>(size: usize, parts: impl Iterator<Item = &'a [u8]>) -> Bytes {
     const CACHE_LINE: usize = 64;
+    copied(Copied::Joined, size);
     let mut bytes: Vec<u8> = Vec::with_capacity(size + CACHE_LINE);
     let skipped = bytes.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE);
     bytes.resize(skipped, 0);
