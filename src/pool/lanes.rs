@@ -87,9 +87,10 @@ impl Lanes {
         for lane in &mut self.lanes {
             let mut at = 0;
             while at < lane.len().min(COMPANY_MAX) && group.rows() < batching.instances_max {
-                match group.admit(&batch[0], &lane[at], batching) {
-                    true => batch.extend(lane.remove(at)),
-                    false => at += 1,
+                if group.admit(&batch[0], &lane[at], batching) {
+                    batch.extend(lane.remove(at));
+                } else {
+                    at += 1;
                 }
             }
         }

@@ -75,9 +75,9 @@ impl Stop for Bell {
 }
 
 fn until_stopped(cancel: &Cancel) -> EngineError {
-    let (ring, rung) = unbounded();
-    if let Some(_ear) = cancel.attach(&Arc::new(Bell(ring))) {
-        rung.recv().unwrap();
+    let (bell, heard) = unbounded();
+    if let Some(_ear) = cancel.attach(&Arc::new(Bell(bell))) {
+        heard.recv().unwrap();
     }
     EngineError::Cancelled
 }

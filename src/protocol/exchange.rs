@@ -58,7 +58,7 @@ impl Exchange {
     /// 404, 503; counted already.
     pub(crate) fn begin(door: &Door, arrival: &Arrival, model: &str, wire: Wire) -> Result<Self, Refusal> {
         // Only names that a resource gave become labels: a stranger's guesses must not fill the metrics.
-        let mut count = Count { model: Arc::from(""), wire, since: arrival.at, code: None, told: false };
+        let mut count = Count { model: None, wire, since: arrival.at, code: None, told: false };
         let begun = Self::let_in(door, arrival, model, &mut count);
         match begun {
             Ok((route, place)) => {
@@ -75,7 +75,7 @@ impl Exchange {
 
     fn let_in(door: &Door, arrival: &Arrival, model: &str, count: &mut Count) -> Result<(Arc<Route>, Admitted), Refusal> {
         let route = door.route(arrival, model)?;
-        count.model = Arc::clone(&route.model_name);
+        count.model = Some(Arc::clone(&route.model_name));
         route.metadata()?;
         Ok((route, door.limits.admit()?))
     }
@@ -132,7 +132,8 @@ fn asked_priority(request: &InferenceRequest) -> Option<Priority> {
 /// A line in the metrics, written when dropped.
 #[derive(Debug)]
 struct Count {
-    model: Arc<str>,
+    /// Nothing for a model nobody has.
+    model: Option<Arc<str>>,
     wire: Wire,
     since: Instant,
     code: Option<&'static str>,
@@ -147,7 +148,7 @@ impl Count {
         let Stages { parse, pool, encode } = stages;
         metrics.stages(parse, pool.run, encode);
         let (protocol, code, time) = (self.wire.protocol(), success(self.wire), self.since.elapsed());
-        tracing::debug!(model = %self.model, protocol, code, ?time, "answered");
+        tracing::debug!(model = self.model.as_deref(), protocol, code, ?time, "answered");
         metrics.request(self.wire as usize, protocol, code, time);
         self.told = true;
     }
@@ -160,8 +161,8 @@ impl Drop for Count {
         }
         let protocol = self.wire.protocol();
         let (code, time) = (self.code.unwrap_or("cancelled"), self.since.elapsed());
-        tracing::debug!(model = %self.model, protocol, code, ?time, "answered");
-        observe::request(&self.model, protocol, code, time);
+        tracing::debug!(model = self.model.as_deref(), protocol, code, ?time, "answered");
+        observe::request(&self.model.take().unwrap_or_default(), protocol, code, time);
     }
 }
 

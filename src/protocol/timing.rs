@@ -9,9 +9,9 @@ use tokio::time::Instant;
 /// The header that carries a request's id, both ways.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The header that names the revision that answered.
-pub(crate) const REVISION: &str = "x-kserved-revision";
+pub(crate) const REVISION: HeaderName = HeaderName::from_static("x-kserved-revision");
 /// The header with the time spent in each stop.
-pub(crate) const SERVER_TIMING: &str = "server-timing";
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// The header with the milliseconds a client is willing to wait.
 pub(crate) const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 

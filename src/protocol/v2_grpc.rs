@@ -25,10 +25,10 @@ use crate::codec::{self, ReplyHead};
 use crate::inference::{InferenceError, TensorSpec};
 use crate::router::Route;
 use crate::router::repository::Action;
+use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use std::sync::Arc;
 use tokio::time::Instant;
-use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 /// The service, as tonic wants it.
@@ -80,9 +80,11 @@ impl Service {
         exchange.stages.encode = began.elapsed();
 
         let mut response = Response::new(message);
-        let timing = exchange.stages.header();
-        insert(&mut response, SERVER_TIMING, timing.to_str().unwrap_or_default());
-        insert(&mut response, REVISION, &answer.revision);
+        let headers: &mut HeaderMap = response.metadata_mut().as_mut();
+        headers.insert(SERVER_TIMING, exchange.stages.header());
+        if let Ok(revision) = HeaderValue::from_str(&answer.revision) {
+            headers.insert(REVISION, revision);
+        }
         Ok(response)
     }
 
@@ -237,12 +239,4 @@ pub(super) fn arrival<T>(request: &Request<T>) -> Result<&Arrival, Status> {
 
 fn describe(spec: &TensorSpec) -> TensorMetadata {
     TensorMetadata { name: spec.name.to_string(), datatype: spec.datatype.name().to_owned(), shape: spec.shape.clone() }
-}
-
-fn insert<T>(response: &mut Response<T>, name: &'static str, value: &str) {
-    if let Ok(mut value) = MetadataValue::try_from(value) {
-        // No other answer has this one: HTTP/2 need not remember it.
-        value.set_sensitive(name == SERVER_TIMING);
-        response.metadata_mut().insert(name, value);
-    }
 }

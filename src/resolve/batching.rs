@@ -76,8 +76,8 @@ mod tests {
         service
     }
 
-    fn batcher(max_batch_size: Option<i64>, max_latency_ms: Option<i64>) -> Option<Batcher> {
-        Some(Batcher { max_batch_size, max_latency_ms, timeout: None })
+    fn batcher(max_batch_size: Option<i64>, max_latency_ms: Option<i64>) -> Batcher {
+        Batcher { max_batch_size, max_latency_ms, timeout: None }
     }
 
     fn read(batcher: Option<Batcher>, annotations: &[(&str, &str)]) -> Option<(usize, u128, bool)> {
@@ -93,8 +93,8 @@ mod tests {
 
     #[test]
     fn the_batcher_field_has_kserves_defaults_and_form() {
-        assert_eq!(read(batcher(None, None), &[]), Some((32, 0, true)));
-        assert_eq!(read(batcher(Some(8), None), &[]), Some((8, 0, true)));
+        assert_eq!(read(Some(batcher(None, None)), &[]), Some((32, 0, true)));
+        assert_eq!(read(Some(batcher(Some(8), None)), &[]), Some((8, 0, true)));
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_longer_than_max_latency() {
-        assert_eq!(read(batcher(None, Some(3)), &[(BATCH_DELAY_MS, "10")]), Some((32, 3000, true)));
+        assert_eq!(read(Some(batcher(None, Some(3))), &[(BATCH_DELAY_MS, "10")]), Some((32, 3000, true)));
     }
 
     #[test]

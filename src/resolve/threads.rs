@@ -43,7 +43,7 @@ fn from_args(args: &[String]) -> Option<usize> {
         let is_it = name.starts_with("--") && name.trim_start_matches('-').replace('-', "_") == ARGUMENT;
         if is_it { value.or_else(|| args.get(at + 1).map(String::as_str)) } else { None }
     });
-    named.filter_map(positive).last()
+    named.filter_map(positive).next_back()
 }
 
 fn positive(text: &str) -> Option<usize> {

@@ -3,12 +3,12 @@
 use super::*;
 use crate::inference::Priority;
 
-fn batching(instances_max: usize) -> Option<Batching> {
-    Some(Batching { instances_max, delay: Duration::ZERO, bytes_max: 1 << 20, kserve_replies: false })
+fn batching(instances_max: usize) -> Batching {
+    Batching { instances_max, delay: Duration::ZERO, bytes_max: 1 << 20, kserve_replies: false }
 }
 
 fn joining(instances_max: usize) -> Scene {
-    scene_of(PoolOptions { batching: batching(instances_max), ..options(1, 100) })
+    scene_of(PoolOptions { batching: Some(batching(instances_max)), ..options(1, 100) })
 }
 
 /// A first request runs; the others wait for it and are then run as one.
@@ -75,7 +75,7 @@ async fn a_model_of_fixed_rows_is_never_batched() {
     let (_, steps) = unbounded();
     let (started, _) = mpsc::unbounded_channel();
     let script = Script { metadata: Arc::new(metadata), steps, started, engines: Arc::default() };
-    scene.handle = ModelHandle::start(Arc::new(script), PoolOptions { batching: batching(8), ..options(1, 1) }, ThreadBudget::new(8));
+    scene.handle = ModelHandle::start(Arc::new(script), PoolOptions { batching: Some(batching(8)), ..options(1, 1) }, ThreadBudget::new(8));
     assert!(scene.handle.batching().is_none());
     assert!(scene.handle.infer(request(1), later()).await.unwrap().batch_id.is_none());
 }
