@@ -7,7 +7,7 @@ mod layers;
 mod sections;
 
 pub use layers::{Origin, Override, Text};
-pub use sections::{Control, DeploymentMode, Grpc, Http, Log, LogFormat, Pool, Shutdown};
+pub use sections::{Autoscaling, Control, DeploymentMode, Grpc, Http, Log, LogFormat, Memory, Pool, Shutdown};
 
 use crate::api::problem::did_you_mean;
 use crate::engine::onnx::OnnxConfig;
@@ -45,6 +45,10 @@ pub struct Config {
     pub protocol: protocol::Config,
     /// Queues and threads.
     pub pool: Pool,
+    /// How many workers a model gets, and when it sleeps.
+    pub autoscaling: Autoscaling,
+    /// What all models may take together.
+    pub memory: Memory,
     /// ONNX Runtime.
     pub onnx: OnnxConfig,
     /// Where models may come from.
@@ -69,6 +73,8 @@ impl Default for Config {
             api_key_file: None,
             protocol: protocol::Config::default(),
             pool: Pool::default(),
+            autoscaling: Autoscaling::default(),
+            memory: Memory::default(),
             onnx: OnnxConfig::default(),
             storage: storage::Config::default(),
             control: Control::default(),
@@ -240,6 +246,9 @@ impl Config {
             "pool.workers_max",
             "pool.threads_max",
             "pool.inline_run_max_us",
+            "autoscaling.scale_down_delay_s",
+            "autoscaling.scale_to_zero_grace_s",
+            "memory.models_bytes_max",
             "control.loads_max",
             "control.debounce_ms",
             "shutdown.grace_s",

@@ -32,6 +32,40 @@ pub fn model_load_failed() {
     metrics::counter!("kserved_model_load_failures_total").increment(1);
 }
 
+/// Bytes that all models may take together.
+pub fn memory_limit(bytes: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "memory is far smaller than 2^52 bytes")]
+    metrics::gauge!("kserved_memory_models_limit_bytes").set(bytes as f64);
+}
+
+/// Bytes that models take now, as far as predicted and measured.
+pub fn memory_taken(bytes: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "memory is far smaller than 2^52 bytes")]
+    metrics::gauge!("kserved_memory_models_bytes").set(bytes as f64);
+}
+
+/// A model was put to sleep; `why` is `idle` or `memory`.
+pub fn model_slept(why: &'static str) {
+    metrics::counter!("kserved_model_sleeps_total", "reason" => why).increment(1);
+    metrics::gauge!("kserved_models_asleep").increment(1.0);
+}
+
+/// A sleep ended: by a request that woke the model, or because there is nothing to wake any more.
+pub fn model_sleep_ended() {
+    metrics::gauge!("kserved_models_asleep").decrement(1.0);
+}
+
+/// A sleeping model answers again, that long after the first request asked for it.
+pub fn model_woke(took: Duration) {
+    metrics::histogram!("kserved_model_wake_seconds").record(took);
+}
+
+/// Replicas of a service: wanted by the scaler, and there; labels `model`.
+pub fn replicas(model: &str, wanted: u32, ready: u32) {
+    metrics::gauge!("kserved_replicas_desired", "model" => model.to_owned()).set(f64::from(wanted));
+    metrics::gauge!("kserved_replicas_ready", "model" => model.to_owned()).set(f64::from(ready));
+}
+
 /// The metrics of one pool, looked up once; labels `model` and `revision`.
 #[derive(Debug, Clone)]
 pub struct PoolMetrics {

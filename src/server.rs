@@ -6,10 +6,11 @@ mod ports;
 mod unix_socket;
 
 use crate::config::Config;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Scaling};
 use crate::engine::EngineRegistry;
 use crate::engine::onnx::OnnxLoader;
 use crate::protocol::{self, Doors, Listener, OpenDoors, kube};
+use crate::resolve::scale::ScaleDefaults;
 use crate::router::{Repository, Router};
 use crate::shutdown::{Shutdown, Signals};
 use crate::storage::Storage;
@@ -250,6 +251,27 @@ fn control_config(config: &Config) -> control::Config {
         worker_idle_s: config.pool.worker_idle_s,
         inline_run_max: Duration::from_micros(config.pool.inline_run_max_us),
         batch_bytes_max: config.pool.batch_bytes_max,
+        models_bytes_max: config.memory.models_bytes_max,
+        models_memory_percent: config.memory.models_percent,
+        scaling: scaling(config),
+    }
+}
+
+fn scaling(config: &Config) -> Scaling {
+    let autoscaling = &config.autoscaling;
+    Scaling {
+        tick: Duration::from_millis(autoscaling.tick_ms),
+        grace: Duration::from_secs(autoscaling.scale_to_zero_grace_s),
+        up_rate: f64::from(autoscaling.scale_up_rate_max),
+        down_rate: f64::from(autoscaling.scale_down_rate_max),
+        defaults: ScaleDefaults {
+            deployment_mode: config.deployment_mode.into(),
+            stable_window: Duration::from_secs(autoscaling.stable_window_s),
+            panic_window_percent: f64::from(autoscaling.panic_window_percent),
+            panic_threshold_percent: f64::from(autoscaling.panic_threshold_percent),
+            target_utilization_percent: f64::from(autoscaling.target_utilization_percent),
+            scale_down_delay: Duration::from_secs(autoscaling.scale_down_delay_s),
+        },
     }
 }
 

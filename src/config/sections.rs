@@ -65,6 +65,62 @@ impl Default for Pool {
     }
 }
 
+/// How replicas follow what is asked, and when models sleep; the defaults are Knative's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Autoscaling {
+    /// Milliseconds between two looks at what services are asked for.
+    pub tick_ms: u64,
+    /// Seconds of the stable window, where a service's annotation does not say.
+    pub stable_window_s: u64,
+    /// The panic window, in percent of the stable one.
+    pub panic_window_percent: u32,
+    /// How much more than there is must be wanted to panic, in percent.
+    pub panic_threshold_percent: u32,
+    /// How much of its target a replica is aimed to carry, in percent.
+    pub target_utilization_percent: u32,
+    /// How many times its replicas a service may grow to in one look.
+    pub scale_up_rate_max: u32,
+    /// By how much a service's replicas may be divided in one look.
+    pub scale_down_rate_max: u32,
+    /// Seconds that less must be wanted before replicas go.
+    pub scale_down_delay_s: u64,
+    /// Seconds that a model stays in memory after nothing was asked of it for a stable window.
+    pub scale_to_zero_grace_s: u64,
+}
+
+impl Default for Autoscaling {
+    fn default() -> Self {
+        Self {
+            tick_ms: 2000,
+            stable_window_s: 60,
+            panic_window_percent: 10,
+            panic_threshold_percent: 200,
+            target_utilization_percent: 70,
+            scale_up_rate_max: 1000,
+            scale_down_rate_max: 2,
+            scale_down_delay_s: 0,
+            scale_to_zero_grace_s: 30,
+        }
+    }
+}
+
+/// What all models may take together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// Bytes of all models; those nobody used for longest sleep when one more needs room. 0 takes `models_percent`.
+    pub models_bytes_max: u64,
+    /// That share of the machine's memory, or of what the control group allows, in percent.
+    pub models_percent: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { models_bytes_max: 0, models_percent: 70 }
+    }
+}
+
 /// How the watched folders are read and how services are brought to what they ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

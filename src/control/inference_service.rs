@@ -9,6 +9,7 @@ use crate::api::deployment_mode::annotation;
 use crate::api::status::FailureInfo;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::resolve::revision::RevisionSpec;
+use crate::resolve::scale::{ScaleSpec, scale_of};
 use crate::resolve::{Candidate, Defaults, ResolveError, resolve};
 use crate::store::{Snapshot, Stored, rfc3339};
 use std::path::Path;
@@ -32,13 +33,34 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
         remove(&mind, &key);
         return Outcome::Done;
     };
-    match plan(&mind, &snapshot, &key, &stored) {
+    let plan = plan(&mind, &snapshot, &key, &stored);
+    if let (Plan::Run(_) | Plan::Refuse(_), Some(spec)) = (&plan, mind.services.with(&key, |service| service.to_wake())) {
+        return wake(mind, key, stored, spec, &plan, superseded).await;
+    }
+    match plan {
         Plan::Stop => stop(&mind, &key, &stored, Stage::Stopped, "It is stopped by the annotation `serving.kserve.io/stop`."),
         Plan::StayUnloaded => stop(&mind, &key, &stored, Stage::Unloaded, "It was unloaded through the model repository."),
         Plan::Refuse(failure) => refuse(&mind, &key, &stored, *failure),
         Plan::Run(spec) => return Rollout { mind, key, stored, spec: *spec, superseded }.run().await,
     }
     Outcome::Done
+}
+
+/// Brings back what sleeps, because a request asks for it; then the newest spec has its turn, if that is another one.
+async fn wake(
+    mind: Arc<Mind>,
+    key: ResourceKey,
+    stored: Arc<Stored>,
+    spec: RevisionSpec,
+    plan: &Plan,
+    superseded: CancellationToken,
+) -> Outcome {
+    let is_newest = matches!(plan, Plan::Run(newest) if **newest == spec);
+    let outcome = Rollout { mind: Arc::clone(&mind), key: key.clone(), stored, spec, superseded: superseded.clone() }.run().await;
+    if !is_newest && !superseded.is_cancelled() {
+        mind.queue.add(key);
+    }
+    outcome
 }
 
 fn plan(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored: &Stored) -> Plan {
@@ -53,18 +75,22 @@ fn plan(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored: &Stored) ->
         return Plan::StayUnloaded;
     }
     match resolve_stored(mind, snapshot, stored) {
-        Ok(spec) => Plan::Run(Box::new(spec)),
+        Ok((spec, scale)) => {
+            mind.services.with(key, |service| service.scale = Some(scale));
+            Plan::Run(Box::new(spec))
+        }
         Err(error) => Plan::Refuse(Box::new(failure(stored, &error))),
     }
 }
 
-fn resolve_stored(mind: &Mind, snapshot: &Snapshot, stored: &Stored) -> Result<RevisionSpec, ResolveError> {
+fn resolve_stored(mind: &Mind, snapshot: &Snapshot, stored: &Stored) -> Result<(RevisionSpec, ScaleSpec), ResolveError> {
     let Resource::InferenceService(service) = &stored.defaulted else {
         unreachable!("the key's kind is InferenceService because only such keys come here");
     };
     let folder = stored.place.file.parent().unwrap_or(Path::new(""));
     let defaults = Defaults { engines: mind.engines.names().map(str::to_owned).collect(), ..Defaults::default() };
-    resolve(service, folder, &candidates(snapshot), &defaults)
+    let spec = resolve(service, folder, &candidates(snapshot), &defaults)?;
+    Ok((spec, scale_of(service, &mind.config.scaling.defaults)?))
 }
 
 /// Every runtime in the store.
@@ -96,10 +122,10 @@ fn failure(stored: &Stored, error: &ResolveError) -> FailureInfo {
 fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, mut failure: FailureInfo) {
     let (news, still_serving) = mind.services.with_route(key, |service| {
         let news = service.fail(&mut failure);
-        if service.running.is_none() {
+        if service.serving().is_none() {
             service.route = Some(Arc::new(idle_route(key, &failure.message)));
         }
-        (news, service.running.as_ref().map(|running| running.name.to_string()))
+        (news, service.serving().map(ToString::to_string))
     });
     if news {
         tracing::warn!(service = %key, place = %failure.location, still_serving, error = %failure.message, "the service cannot be served as it stands");
@@ -111,6 +137,7 @@ fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, mut failure: FailureI
 fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
     let retired = mind.services.with_route(key, |service| {
         service.watched = None;
+        (service.asleep, service.woken_at) = (None, None);
         let retired = service.retire();
         service.route = Some(Arc::new(idle_route(key, reason)));
         retired

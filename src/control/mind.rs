@@ -1,8 +1,9 @@
 //! What every reconcile shares: the store's one writer, what runs, the engines, and the status it tells.
 
 use super::Config;
+use super::memory::{Memory, give_back};
 use super::queue::Queue;
-use super::services::{Retired, Services};
+use super::services::{Replicas, Retired, Running, Service, Services};
 use super::status::{Facts, Stage, status_of};
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::problem::Severity;
@@ -13,6 +14,7 @@ use crate::observe;
 use crate::pool::threads::ThreadBudget;
 use crate::resolve::revision::{RevisionName, RuntimeRef};
 use crate::router::Route;
+use crate::router::waker::Asks;
 use crate::storage::Storage;
 use crate::store::{FileChange, Reader, Stored, Writer};
 use std::collections::BTreeSet;
@@ -57,6 +59,10 @@ pub(super) struct Mind {
     pub(super) threads: ThreadBudget,
     pub(super) reader: Reader,
     pub(super) announce: Announce,
+    /// What models may take together.
+    pub(super) memory: Arc<Memory>,
+    /// Where the routes of models that sleep lead their requests.
+    pub(super) asks: Asks,
     writer: Mutex<Writer>,
     drains: TaskTracker,
     gate: Gate,
@@ -77,7 +83,14 @@ struct Gate {
 }
 
 impl Mind {
-    pub(super) fn new(config: Config, engines: EngineRegistry, storage: Storage, services: Services, announce: Announce) -> Self {
+    pub(super) fn new(
+        config: Config,
+        engines: EngineRegistry,
+        storage: Storage,
+        services: Services,
+        (asks, announce): (Asks, Announce),
+    ) -> Self {
+        let memory = Arc::new(Memory::new(config.models_bytes_max, config.models_memory_percent));
         let writer = Writer::default();
         let loads = Arc::new(Semaphore::new(config.loads_max));
         let threads = ThreadBudget::new(config.threads_max);
@@ -93,6 +106,8 @@ impl Mind {
             threads,
             reader,
             announce,
+            memory,
+            asks,
             writer: Mutex::new(writer),
             drains: TaskTracker::new(),
             gate,
@@ -151,32 +166,52 @@ impl Mind {
             created: None,
             previous: None,
             last_failure: None,
+            replicas: Replicas::default(),
             manifest_problem: sentences(&stored.problems, |_| true),
             not_yet_served: sentences(&stored.warnings, |severity| severity == Severity::NotYetServed),
         };
+        // Under the writer's lock, so that what is said last is what is so.
+        let mut writer = self.writer();
         self.services.with(key, |service| {
-            let serving = service.running.as_ref().map(|running| running.name.to_string());
+            service.stage = Some(facts.stage.clone());
+            facts.stage = effective(&facts.stage, service);
+            facts.replicas = service.replicas;
+            let serving = service.serving().map(RevisionName::to_string);
             facts.created = service.attempt.as_ref().map(|attempt| attempt.name.to_string()).or_else(|| serving.clone());
             facts.serving = serving;
             facts.previous = service.previous.as_ref().map(RevisionName::to_string);
             facts.last_failure.clone_from(&service.last_failure);
         });
-        // The status before is read under the writer's lock, so that no other status comes in between.
-        let mut writer = self.writer();
         let snapshot = self.reader.snapshot();
         let before = snapshot.get(key).and_then(|stored| stored.status.as_ref());
         let status = status_of(&facts, before, SystemTime::now());
         writer.set_status(key, status);
     }
 
+    /// Says once more what was last said of a service, after something else about it changed.
+    pub(super) fn say_again(&self, key: &ResourceKey) {
+        let told = self.services.with_known(key, |service| {
+            let spec = service.running.as_ref().map(|running| &running.spec).or(service.asleep.as_ref().map(|asleep| &asleep.spec));
+            (service.stage.clone(), spec.map(|spec| spec.runtime.clone()))
+        });
+        let (Some((Some(stage), runtime)), Some(stored)) = (told, self.reader.snapshot().get(key).cloned()) else { return };
+        self.say(key, &stored, stage, runtime.as_ref());
+    }
+
     /// Lets an old revision finish what it admitted, and then unloads it, beside everything else.
     pub(super) fn drain(&self, old: Retired) {
         let deadline = Instant::now() + self.config.drain;
+        old.running.memory.leaves();
         self.drains.spawn(async move {
             // A request that read the old table may be about to ask: draining now would refuse it.
             let _ = tokio::time::timeout_at(deadline, let_go(old.route)).await;
-            old.running.handle.drain(deadline.saturating_duration_since(Instant::now())).await;
-            tracing::debug!(revision = %old.running.name, "the old revision is unloaded");
+            let Running { name, handle, memory, .. } = old.running;
+            handle.drain(deadline.saturating_duration_since(Instant::now())).await;
+            drop(handle);
+            // Only then are the bytes there for others. It fails only where the runtime is being shut down.
+            let _ = tokio::task::spawn_blocking(give_back).await;
+            drop(memory);
+            tracing::debug!(revision = %name, "the old revision is unloaded");
         });
     }
 
@@ -203,6 +238,15 @@ impl Mind {
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to be read of a service: one that sleeps is ready, also while it wakes.
+fn effective(stage: &Stage, service: &Service) -> Stage {
+    let wakes = service.woken_at.is_some() && matches!(stage, Stage::Pending | Stage::Loading(_));
+    match &service.asleep {
+        Some(asleep) if *stage == Stage::Serving || wakes => Stage::Asleep(asleep.why),
+        _ => stage.clone(),
     }
 }
 

@@ -4,30 +4,36 @@
 //! (`queue`) and brought to what is asked for (`reconcile`, `inference_service`, `rollout`), and the status
 //! says how it went (`status`). The doors see two results: the route table and the store.
 
+mod autoscale;
 mod inference_service;
 mod manifests;
+mod memory;
 mod mind;
 mod model_files;
 mod queue;
 mod reconcile;
 mod reflector;
 mod related;
+mod replicas;
 mod rollout;
+mod scaler;
 mod scan;
 mod services;
+mod sleep;
 mod status;
 mod warm_up;
 mod watch;
 
 pub use mind::{Announce, ModelReady};
+pub use scaler::Scaling;
 
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::{Kind, ResourceKey};
 use crate::engine::EngineRegistry;
 use crate::inference::InferenceError;
 use crate::manifest::Options;
-use crate::router::Router;
 use crate::router::repository::{Action, Command};
+use crate::router::{Router, waker};
 use crate::storage::Storage;
 use crate::store::Reader;
 use crate::validate::Defaults;
@@ -45,7 +51,7 @@ use tokio_util::sync::CancellationToken;
 use watch::{Hint, Times, Watch};
 
 /// How the mind works.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The watched folders. Where two files of different folders claim a name at start, the earlier folder's counts.
     pub folders: Vec<PathBuf>,
@@ -87,6 +93,12 @@ pub struct Config {
     pub inline_run_max: Duration,
     /// Bytes of all inputs of one batch at most.
     pub batch_bytes_max: usize,
+    /// Bytes that all models may take together; 0 is a share of the machine's memory.
+    pub models_bytes_max: u64,
+    /// That share, in percent.
+    pub models_memory_percent: u64,
+    /// How replicas follow what is asked, and when models sleep.
+    pub scaling: Scaling,
 }
 
 /// Services worked on at once. Most of them wait for a download or for their turn to load, and a slow
@@ -118,13 +130,16 @@ impl Control {
     ) -> Self {
         let (router, commands) = doors;
         let services = Services::new(config.default_namespace.clone(), router);
-        let mind = Arc::new(Mind::new(config, engines, storage, services, announce));
+        let (asks, asked_awake) = waker::channel();
+        let mind = Arc::new(Mind::new(config, engines, storage, services, (asks, announce)));
         let stop = CancellationToken::new();
         // One letter that waits is enough: its reading will see every change up to then.
         let (rescan, asked) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         tasks.spawn(until(stop.clone(), run_watch(Arc::clone(&mind), asked)));
         tasks.spawn(until(stop.clone(), run_commands(Arc::clone(&mind), commands)));
+        tasks.spawn(until(stop.clone(), sleep::run_asks(Arc::clone(&mind), asked_awake)));
+        tasks.spawn(until(stop.clone(), scaler::run_scaler(Arc::clone(&mind))));
         tasks.spawn(run_queue(Arc::clone(&mind), stop.clone()));
         Self { mind, rescan, stop, tasks }
     }

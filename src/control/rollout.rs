@@ -1,19 +1,23 @@
 //! From a revision's spec to a model that answers: fetch, load, warm up beside the old revision, swap the
 //! route, drain the old one. A failure on the way changes the status, never the route of what serves.
 
+use super::memory::{self, LoadWatch, Reservation};
 use super::mind::Mind;
 use super::model_files::ModelFiles;
 use super::queue::Outcome;
-use super::services::{Running, Service, route_of};
+use super::replicas::Size;
+use super::services::{Replicas, Running, Service, Why, route_of};
 use super::status::Stage;
 use super::warm_up::warm_up;
 use crate::api::ResourceKey;
 use crate::api::status::{FailureInfo, FailureReason};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
+use crate::inference::InferenceError;
 use crate::observe;
 use crate::pool::{Batching, ModelHandle, PoolOptions};
 use crate::resolve::batching::BatchingSpec;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
+use crate::resolve::scale::ScaleSpec;
 use crate::resolve::storage_uri::StorageUri;
 use crate::router::Target;
 use crate::storage::{ModelDir, Progress, StorageError};
@@ -56,6 +60,9 @@ impl Rollout {
         if let Some(outcome) = self.already_running().await {
             return outcome;
         }
+        if let Some(outcome) = self.stays_asleep().await {
+            return outcome;
+        }
         let name = self.mind.services.with(&self.key, |service| service.attempt_for(&self.spec));
         match self.bring_up(&name).await {
             Ok(()) | Err(Stop::Superseded) => Outcome::Done,
@@ -74,7 +81,8 @@ impl Rollout {
             self.mind.services.with_route(&self.key, |service| {
                 service.attempt = None;
                 // A route that leads there already must stay the very same: retiring it waits for those who hold it.
-                if !service.is_routed() {
+                let runs = service.running.as_ref().is_some_and(|now| now.name == running.name);
+                if runs && !service.is_routed() {
                     service.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
                 }
             });
@@ -84,20 +92,63 @@ impl Rollout {
         files.is_fresh(QUIET, SystemTime::now()).then_some(Outcome::After(QUIET))
     }
 
+    /// Whether what is asked for sleeps and may go on sleeping: nobody asks for it, and its files are the same.
+    async fn stays_asleep(&self) -> Option<Outcome> {
+        let (path, files) = self.mind.services.with(&self.key, |service| {
+            let asleep = service.asleep.as_ref().filter(|asleep| asleep.spec == self.spec)?;
+            Some((asleep.model.path().to_owned(), asleep.files))
+        })?;
+        let now = files_at(path).await;
+        if now != files {
+            return now.is_fresh(QUIET, SystemTime::now()).then_some(Outcome::After(QUIET));
+        }
+        let stays = self.mind.services.with(&self.key, Service::keep_asleep);
+        stays.then(|| {
+            self.say(Stage::Serving);
+            Outcome::Done
+        })
+    }
+
     async fn bring_up(&self, name: &RevisionName) -> Result<(), Stop> {
         let began = Instant::now();
         let (model_dir, files) = self.fetch().await?;
-        let model = self.load(model_dir.path()).await?;
+        let memory = self.room_for(model_dir.path()).await?;
+        let model = self.load(model_dir.path(), &memory).await?;
         let handle = ModelHandle::start(model, self.pool_options(name), self.mind.threads.clone());
         let deadline = Instant::now() + Duration::from_secs(self.spec.timeout_s);
         tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
             () = warm_up(&handle, deadline) => {}
         }
-        self.swap(Running { name: name.clone(), spec: self.spec.clone(), files, handle, model: model_dir });
+        let asked_for =
+            self.swap(Running { name: name.clone(), spec: self.spec.clone(), files, handle, model: model_dir, woken_at: None, memory });
         self.say(Stage::Serving);
         self.mind.ready_report(&self.key, name, began.elapsed());
+        let may_sleep = |service: &mut Service| service.scale.as_ref().is_some_and(|scale| scale.initial == 0 && scale.min == 0);
+        if !asked_for && self.mind.services.with(&self.key, may_sleep) {
+            self.mind.put_to_sleep(&self.key, name, Why::Idle);
+        }
         Ok(())
+    }
+
+    /// Takes what the model's files predict of the memory for models, and waits for it where others have it.
+    async fn room_for(&self, model: &Path) -> Result<Arc<Reservation>, Stop> {
+        let path = model.to_owned();
+        let looking = tokio::task::spawn_blocking(move || memory::file_bytes(&path));
+        let file_bytes = looking.await.expect("looking at files ends because it does not panic and is never aborted");
+        let (limit, stays) = (self.mind.memory.limit_bytes(), self.mind.bytes_out_of_reach(&self.key));
+        if file_bytes.saturating_add(stays) > limit {
+            return Err(too_large(file_bytes, stays, limit));
+        }
+        let bytes = memory::while_loading(file_bytes).min(limit - stays);
+        if let (false, Some(taken)) = (self.mind.memory.must_wait(bytes, memory::resident_bytes()), self.mind.memory.take(bytes)) {
+            return Ok(Arc::new(taken));
+        }
+        self.say(Stage::Pending);
+        tokio::select! {
+            () = self.superseded.cancelled() => Err(Stop::Superseded),
+            taken = self.mind.make_room(&self.key, bytes) => Ok(Arc::new(taken)),
+        }
     }
 
     async fn fetch(&self) -> Result<(ModelDir, ModelFiles), Stop> {
@@ -145,7 +196,7 @@ impl Rollout {
 
     /// Loads on a thread that may wait. A load cannot be stopped half-way: when it is superseded, its result
     /// is dropped once it is there.
-    async fn load(&self, model: &Path) -> Result<Arc<dyn LoadedModel>, Stop> {
+    async fn load(&self, model: &Path, memory: &Arc<Reservation>) -> Result<Arc<dyn LoadedModel>, Stop> {
         let Some(engine) = self.mind.engines.get(&self.spec.engine).cloned() else {
             let known = self.mind.engines.names().collect::<Vec<_>>().join("`, `");
             return Err(Stop::Failed { message: format!("no engine `{}` here; there is `{known}`", self.spec.engine), may_pass: false });
@@ -155,9 +206,13 @@ impl Rollout {
         let intra_op_threads = self.intra_op_threads();
         let options = LoadOptions { intra_op_threads, args: self.spec.args.clone(), env: self.spec.env.clone() };
         let (path, span) = (model.to_owned(), tracing::info_span!("load", service = %self.key, engine = %self.spec.engine));
+        let (mind, memory) = (Arc::clone(&self.mind), Arc::clone(memory));
         let loading = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            span.in_scope(|| engine.load(&path, &options))
+            // Both are kept until the load is over, also where nobody waits for it any more.
+            let (_permit, watch) = (permit, mind.memory.watch_load());
+            let loaded = span.in_scope(|| engine.load(&path, &options));
+            settle(&watch, &memory, memory::file_bytes(&path));
+            loaded
         });
         let loaded = tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
@@ -192,12 +247,18 @@ impl Rollout {
 
     fn pool_options(&self, name: &RevisionName) -> PoolOptions {
         let config = &self.mind.config;
-        let by_concurrency = if self.spec.container_concurrency == 0 { usize::MAX } else { to_usize(self.spec.container_concurrency) };
+        let size = Size::of(&self.spec, config.workers_max);
+        let replicas = self.mind.services.with(&self.key, |service| {
+            let first = |scale: &ScaleSpec| size.within(scale.initial.max(scale.min), scale);
+            let ready = service.scale.as_ref().map_or(1, first);
+            service.replicas = Replicas { wanted: ready, ready };
+            ready
+        });
         PoolOptions {
             model: self.spec.model_name.clone(),
             revision: name.to_string(),
-            workers_max: config.workers_max.min(self.spec.runs_max()).min(by_concurrency).max(1),
-            queue_max: config.queue_max,
+            workers_max: size.runs(replicas),
+            queue_max: size.waiting(replicas, config.queue_max),
             worker_idle_s: config.worker_idle_s,
             threads_per_run: self.intra_op_threads(),
             inline_run_max: config.inline_run_max,
@@ -210,15 +271,28 @@ impl Rollout {
         Some(Batching { instances_max, delay, bytes_max: self.mind.config.batch_bytes_max, kserve_replies })
     }
 
-    fn swap(&self, running: Running) {
+    /// Lets the revision answer from now on; whether somebody waits for it.
+    fn swap(&self, mut running: Running) -> bool {
         // Swap before drain: a request that reads the table now must find the new pool.
-        let old = self.mind.services.with_route(&self.key, |service| service.replace(running));
+        let (old, asleep, asked_at, commanded) = self.mind.services.with_route(&self.key, |service| {
+            let (asked_at, commanded) = (service.woken_at, !service.waiting.is_empty());
+            running.woken_at = asked_at.map(|_| Instant::now());
+            let (old, asleep) = service.replace(running);
+            (old, asleep, asked_at, commanded)
+        });
+        if let Some(asleep) = asleep {
+            asleep.sleep.awake();
+        }
+        if let Some(asked_at) = asked_at {
+            observe::model_woke(asked_at.elapsed());
+        }
         if let Some(old) = old {
             self.mind.drain(old);
         }
         if let Some(other) = self.mind.services.namesake(&self.key, &self.spec.model_name) {
             tracing::warn!(service = %self.key, %other, model = self.spec.model_name, "two services share a model name; on a bare host the first by name answers, each on its own host");
         }
+        asked_at.is_some() || commanded
     }
 
     fn failed(&self, name: &RevisionName, message: String, may_pass: bool) -> Outcome {
@@ -230,13 +304,21 @@ impl Rollout {
             time: Some(rfc3339(SystemTime::now())),
             exit_code: None,
         };
-        let (news, still_serving) = self.mind.services.with_route(&self.key, |service| {
+        let (news, asleep, still_serving) = self.mind.services.with_route(&self.key, |service| {
             let news = service.fail(&mut failure);
-            if service.running.is_none() {
+            // What sleeps and is not what failed goes on sleeping: it can be woken.
+            let asleep = service.asleep.take_if(|asleep| asleep.spec == self.spec);
+            if asleep.is_some() {
+                service.woken_at = None;
+            }
+            if service.serving().is_none() {
                 service.route = Some(Arc::new(route_of(&self.spec, Target::NotReady(failure.message.clone()))));
             }
-            (news, service.running.as_ref().map(|running| running.name.to_string()))
+            (news, asleep, service.serving().map(ToString::to_string))
         });
+        if let Some(asleep) = asleep {
+            asleep.sleep.failed(InferenceError::ModelNotReady { name: self.spec.model_name.clone(), reason: failure.message.clone() });
+        }
         if news {
             tracing::warn!(service = %self.key, revision = %name, still_serving, error = %failure.message, "the model did not load");
         }
@@ -247,7 +329,7 @@ impl Rollout {
 
     fn say(&self, stage: Stage) {
         let unknown = |service: &mut Service| {
-            service.running.is_none() && service.route.as_ref().is_none_or(|route| *route.model_name != *self.spec.model_name)
+            service.serving().is_none() && service.route.as_ref().is_none_or(|route| *route.model_name != *self.spec.model_name)
         };
         if matches!(stage, Stage::Loading(_)) && self.mind.services.with(&self.key, unknown) {
             let route = route_of(&self.spec, Target::NotReady("It is being loaded.".to_owned()));
@@ -255,6 +337,25 @@ impl Rollout {
         }
         self.mind.say(&self.key, &self.stored, stage, Some(&self.spec.runtime));
     }
+}
+
+/// Corrects what was reserved for a load to what it took.
+fn settle(watch: &LoadWatch<'_>, memory: &Reservation, file_bytes: u64) {
+    memory::give_back();
+    memory.correct(watch.measured(file_bytes).unwrap_or_else(|| memory::while_loading(file_bytes) - file_bytes));
+}
+
+fn too_large(file_bytes: u64, stays: u64, limit: u64) -> Stop {
+    let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    let others = if stays == 0 { String::new() } else { format!(", of which {} MiB cannot be freed for it", mebibytes(stays)) };
+    let message = format!(
+        "the model does not fit into memory: its files have {} MiB, all models together may take {} MiB{others}\n\n\
+         hint: raise `memory.models_bytes_max`",
+        mebibytes(file_bytes),
+        mebibytes(limit),
+    );
+    // What cannot be freed now may be later.
+    Stop::Failed { message, may_pass: stays > 0 }
 }
 
 fn progress_sentence(progress: Progress) -> String {
@@ -268,8 +369,4 @@ fn progress_sentence(progress: Progress) -> String {
 async fn files_at(path: PathBuf) -> ModelFiles {
     let looking = tokio::task::spawn_blocking(move || ModelFiles::at(&path));
     looking.await.expect("looking at files ends because it does not panic and is never aborted")
-}
-
-fn to_usize(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

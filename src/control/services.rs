@@ -3,18 +3,28 @@
 //! Only reconciling changes a service's entry, and a key is reconciled by one task at a time. The lock is
 //! held for a moment and never across a wait.
 
+use super::memory::Reservation;
 use super::model_files::ModelFiles;
+use super::status::Stage;
 use crate::api::ResourceKey;
 use crate::api::status::FailureInfo;
-use crate::inference::InferenceError;
+use crate::inference::{InferenceError, ModelMetadata};
+use crate::observe;
 use crate::pool::ModelHandle;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
-use crate::router::{Route, RouteTable, Router, Target};
+use crate::resolve::scale::ScaleSpec;
+use crate::router::waker::{Ask, Asks, Sleep};
+use crate::router::{self, Route, RouteTable, Router, Target, Waker};
 use crate::storage::ModelDir;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// How long a woken model that nobody asked yet is kept from sleep: those who woke it are on their way.
+const WOKEN_FOR: Duration = Duration::from_secs(1);
 
 /// A revision that answers requests.
 #[derive(Debug, Clone)]
@@ -26,6 +36,63 @@ pub(super) struct Running {
     pub(super) handle: ModelHandle,
     /// Kept as long as the revision runs.
     pub(super) model: ModelDir,
+    /// Set where requests wait for it.
+    pub(super) woken_at: Option<Instant>,
+    /// What it takes of the memory for models.
+    pub(super) memory: Arc<Reservation>,
+}
+
+impl Running {
+    /// Whether nobody needs it now: no request is in flight, and none that woke it is still on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        let demand = self.handle.demand();
+        let awaited = self.woken_at.is_some_and(|at| demand.used_at <= at && at.elapsed() < WOKEN_FOR);
+        demand.in_flight == 0 && !awaited
+    }
+}
+
+/// Why a revision sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Nobody asked for it.
+    Idle,
+    /// Others needed its memory.
+    Memory,
+}
+
+impl Why {
+    /// The word in metrics.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// A revision that was loaded before, and that the next request wakes.
+#[derive(Debug)]
+pub(super) struct Asleep {
+    pub(super) name: RevisionName,
+    pub(super) spec: RevisionSpec,
+    /// The model's files when they were loaded.
+    pub(super) files: ModelFiles,
+    /// Kept, so that it wakes without a download.
+    pub(super) model: ModelDir,
+    pub(super) why: Why,
+    /// Tells those who wait how it ended.
+    pub(super) sleep: Sleep,
+    _counted: Counted,
+}
+
+/// One more model asleep, in the metrics.
+#[derive(Debug)]
+struct Counted;
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        observe::model_sleep_ended();
+    }
 }
 
 /// A revision that no new request finds any more.
@@ -47,6 +114,16 @@ pub(super) struct Attempt {
 #[derive(Debug, Default)]
 pub(super) struct Service {
     pub(super) running: Option<Running>,
+    /// What sleeps where nothing runs.
+    pub(super) asleep: Option<Asleep>,
+    /// When a request asked for what sleeps.
+    pub(super) woken_at: Option<Instant>,
+    /// How it is scaled; nothing before the first look at its spec.
+    pub(super) scale: Option<ScaleSpec>,
+    /// Replicas that the scaler wants and that there are.
+    pub(super) replicas: Replicas,
+    /// What was last said of its newest spec.
+    pub(super) stage: Option<Stage>,
     pub(super) attempt: Option<Attempt>,
     /// The revision that served before the one that does.
     pub(super) previous: Option<RevisionName>,
@@ -60,6 +137,15 @@ pub(super) struct Service {
     /// Clients that wait for the end of the next reconcile.
     pub(super) waiting: Vec<oneshot::Sender<Result<(), InferenceError>>>,
     pub(super) route: Option<Arc<Route>>,
+}
+
+/// Replicas of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Replicas {
+    /// What the scaler wants.
+    pub(super) wanted: u32,
+    /// What there is room for on this machine.
+    pub(super) ready: u32,
 }
 
 impl Service {
@@ -88,15 +174,59 @@ impl Service {
     }
 
     /// Puts a warmed revision in the place of the one that runs, which is returned.
-    pub(super) fn replace(&mut self, running: Running) -> Option<Retired> {
+    ///
+    /// What slept is returned as well: whoever waits for it is told once the new route is in the table.
+    pub(super) fn replace(&mut self, running: Running) -> (Option<Retired>, Option<Asleep>) {
         self.attempt = None;
+        self.woken_at = None;
         let old = self.retire();
         self.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
         self.running = Some(running);
-        if let Some(old) = &old {
-            self.previous = Some(old.running.name.clone());
+        let asleep = self.asleep.take();
+        let before = old.as_ref().map(|old| &old.running.name).or(asleep.as_ref().map(|asleep| &asleep.name));
+        let now = self.running.as_ref().map(|running| &running.name);
+        if let Some(before) = before.filter(|before| Some(*before) != now) {
+            self.previous = Some(before.clone());
         }
-        old
+        (old, asleep)
+    }
+
+    /// Puts that revision to sleep if it runs and nobody needs it now; what must be unloaded.
+    pub(super) fn fall_asleep(&mut self, revision: &RevisionName, why: Why, asks: &Asks) -> Option<Retired> {
+        let running = self.running.as_ref().filter(|running| running.name == *revision && running.is_idle())?;
+        let (spec, metadata) = (running.spec.clone(), Arc::clone(running.handle.metadata()));
+        let (name, files, model) = (running.name.clone(), running.files, running.model.clone());
+        let ask = Ask { namespace: spec.namespace.clone(), service: spec.service.clone() };
+        let (waker, sleep) = Waker::new(ask, asks.clone());
+        let retired = self.retire();
+        self.route = Some(Arc::new(asleep_route(&spec, metadata, waker)));
+        self.replicas = Replicas::default();
+        observe::model_slept(why.name());
+        self.asleep = Some(Asleep { name, spec, files, model, why, sleep, _counted: Counted });
+        retired
+    }
+
+    /// Whether what sleeps may go on sleeping. Where not, it is the revision that is brought up next, under its name.
+    pub(super) fn keep_asleep(&mut self) -> bool {
+        let Some(asleep) = &self.asleep else { return false };
+        let wants_one = asleep.why == Why::Idle && self.scale.as_ref().is_some_and(|scale| scale.min > 0);
+        if self.woken_at.is_none() && self.waiting.is_empty() && !wants_one {
+            self.attempt = None;
+            return true;
+        }
+        self.attempt = Some(Attempt { name: asleep.name.clone(), spec: asleep.spec.clone() });
+        false
+    }
+
+    /// The spec that a request woke, if it still sleeps.
+    pub(super) fn to_wake(&self) -> Option<RevisionSpec> {
+        self.woken_at.and(self.asleep.as_ref()).map(|asleep| asleep.spec.clone())
+    }
+
+    /// The revision that answers, or would if it were woken.
+    pub(super) fn serving(&self) -> Option<&RevisionName> {
+        let running = self.running.as_ref().map(|running| &running.name);
+        running.or(self.asleep.as_ref().map(|asleep| &asleep.name))
     }
 
     /// Takes what runs out, and its route with it.
@@ -121,6 +251,11 @@ pub(super) fn route_of(spec: &RevisionSpec, target: Target) -> Route {
         batcher_replies: spec.batching.as_ref().is_some_and(|batching| batching.kserve_replies),
         target,
     }
+}
+
+/// The route of a revision that sleeps.
+fn asleep_route(spec: &RevisionSpec, metadata: Arc<ModelMetadata>, waker: Waker) -> Route {
+    route_of(spec, Target::Asleep(router::Asleep { metadata, waker }))
 }
 
 /// The route of a service without a spec that could run: known by its own name, not serving.
@@ -192,6 +327,13 @@ impl Services {
         let here =
             |other: &ResourceKey| other != key && other.namespace == self.default_namespace && key.namespace == self.default_namespace;
         all.iter().find(|(other, service)| here(other) && named(service)).map(|(other, _)| other.clone())
+    }
+
+    /// What runs: every service with its revision, its scaling and its pool.
+    pub(super) fn running(&self) -> Vec<(ResourceKey, Running, Option<ScaleSpec>)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = |(key, service): (&ResourceKey, &Service)| Some((key.clone(), service.running.clone()?, service.scale.clone()));
+        all.iter().filter_map(running).collect()
     }
 
     /// The files to look at, by service.

@@ -1,5 +1,6 @@
 //! From facts to KServe's status: a pure function from what is observed to what a user reads.
 
+use super::services::{Replicas, Why};
 use crate::api::ResourceKey;
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::status::{
@@ -14,6 +15,8 @@ use std::time::SystemTime;
 ///
 /// What the file says now could not be taken over: it is broken, or another file has the name.
 pub(super) const MANIFEST_ACCEPTED: &str = "ManifestAccepted";
+/// The model is not in memory; the next request loads it.
+pub(super) const ASLEEP: &str = "Asleep";
 /// Parts of the spec that are understood and not served yet.
 pub(super) const NOT_YET_SERVED: &str = "NotYetServed";
 
@@ -26,6 +29,8 @@ pub(super) enum Stage {
     Loading(String),
     /// Serves.
     Serving,
+    /// Is ready and not in memory: the next request wakes it.
+    Asleep(Why),
     /// Could not be fetched or loaded.
     Failed(FailureInfo),
     /// Cannot be served as it stands.
@@ -54,6 +59,8 @@ pub(super) struct Facts<'a> {
     /// The revision that answered before the one that does.
     pub(super) previous: Option<String>,
     pub(super) last_failure: Option<FailureInfo>,
+    /// Replicas that are wanted and that there are.
+    pub(super) replicas: Replicas,
     /// Why what the file says now was not taken over.
     pub(super) manifest_problem: Option<String>,
     /// Parts of the spec that are not served yet.
@@ -134,6 +141,7 @@ fn model_status(facts: &Facts<'_>) -> ModelStatus {
         Stage::Pending | Stage::Stopped => (TransitionStatus::InProgress, ModelState::Pending),
         Stage::Loading(_) => (TransitionStatus::InProgress, ModelState::Loading),
         Stage::Serving => (TransitionStatus::UpToDate, ModelState::Loaded),
+        Stage::Asleep(_) => (TransitionStatus::UpToDate, ModelState::Standby),
         Stage::Failed(_) => (TransitionStatus::BlockedByFailedLoad, ModelState::FailedToLoad),
         Stage::Invalid(_) => (TransitionStatus::InvalidSpec, ModelState::FailedToLoad),
         Stage::Unloaded => (TransitionStatus::UpToDate, ModelState::Standby),
@@ -144,7 +152,17 @@ fn model_status(facts: &Facts<'_>) -> ModelStatus {
         transition_status,
         states: Some(ModelStates { active_model_state, target_model_state }),
         last_failure_info: facts.last_failure.clone(),
-        copies: Some(ModelCopies { failed_copies: i32::from(failed), total_copies: Some(i32::from(facts.serving.is_some())) }),
+        copies: Some(ModelCopies { failed_copies: i32::from(failed), total_copies: Some(copies(facts)) }),
+    }
+}
+
+/// The replicas that answer: none where the model sleeps.
+fn copies(facts: &Facts<'_>) -> i32 {
+    let ready = i32::try_from(facts.replicas.ready).unwrap_or(i32::MAX);
+    match facts.stage {
+        Stage::Asleep(_) => 0,
+        _ if facts.serving.is_some() => ready.max(1),
+        _ => 0,
     }
 }
 
@@ -171,6 +189,9 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
         all.push(informing(condition::ROUTES_READY, &sum(&route, condition::PREDICTOR_ROUTE_READY)));
         all.push(informing(condition::LATEST_DEPLOYMENT_READY, &sum(&newest, condition::PREDICTOR_CONFIGURATION_READY)));
     }
+    if let Stage::Asleep(why) = facts.stage {
+        all.push(informing(ASLEEP, &asleep(why)));
+    }
     if let Some(problem) = &facts.manifest_problem {
         all.push(informing(MANIFEST_ACCEPTED, &fails("ManifestProblem", problem)));
     }
@@ -182,6 +203,14 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
     }
     all.sort_by(|a, b| a.kind.cmp(&b.kind));
     all
+}
+
+fn asleep(why: Why) -> Fact {
+    let (reason, message) = match why {
+        Why::Idle => ("ScaledToZero", "nobody asked for it; the next request loads it"),
+        Why::Memory => ("MemoryBudget", "other models need the memory; the next request loads it"),
+    };
+    Fact { status: ConditionStatus::True, reason: reason.to_owned(), message: message.to_owned() }
 }
 
 /// Whether something holds, with the reason when it does not.
@@ -209,7 +238,7 @@ fn newest(facts: &Facts<'_>) -> Fact {
     match &facts.stage {
         Stage::Pending => unknown("Pending", "waiting for its turn to load"),
         Stage::Loading(what) => unknown("Loading", what),
-        Stage::Serving => holds(),
+        Stage::Serving | Stage::Asleep(_) => holds(),
         Stage::Failed(failure) => fails(&failure.reason.map(|reason| reason.to_string()).unwrap_or_default(), &failure.message),
         Stage::Invalid(failure) => fails("ReconcileFailed", &failure.message),
         Stage::Stopped => fails("Stopped", "stopped by the annotation `serving.kserve.io/stop`"),
@@ -273,6 +302,7 @@ mod tests {
             created: Some("iris-predictor-00002".to_owned()),
             previous: None,
             last_failure: None,
+            replicas: Replicas { wanted: 1, ready: 1 },
             manifest_problem: None,
             not_yet_served: None,
         };

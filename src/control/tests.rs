@@ -1,6 +1,9 @@
 //! The control path from files to routes, with an engine that does what its model files say.
 
 use super::*;
+
+mod sleeping;
+
 use crate::api::status::{InferenceServiceStatus, ModelState, TransitionStatus};
 use crate::engine::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{InferenceRequest, ModelMetadata, TensorSpec};
@@ -29,6 +32,9 @@ impl EngineLoader for Scripted {
     fn load(&self, model: &Path, _: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let text = fs::read_to_string(model).map_err(|error| LoadError::InvalidModel(error.to_string()))?;
         self.loads.lock().unwrap().push(text.clone());
+        if text.starts_with("once") && self.loads.lock().unwrap().iter().filter(|load| **load == text).count() > 1 {
+            return Err(LoadError::InvalidModel("it loads only once".to_owned()));
+        }
         if text == "slow" {
             assert!(self.slow.lock().unwrap().recv().is_err());
         }
@@ -120,6 +126,9 @@ fn config(folder: &Path) -> Config {
         worker_idle_s: 1,
         inline_run_max: Duration::ZERO,
         batch_bytes_max: 1 << 20,
+        models_bytes_max: 1 << 30,
+        models_memory_percent: 100,
+        scaling: Scaling::default(),
     }
 }
 
@@ -137,6 +146,11 @@ impl House {
     }
 
     async fn over(folder: TempDir) -> Self {
+        let config = config(folder.path());
+        Self::over_with(folder, config).await
+    }
+
+    async fn over_with(folder: TempDir, config: Config) -> Self {
         let (hold, slow) = std::sync::mpsc::channel();
         let engine = Arc::new(Scripted { loads: Mutex::default(), slow: Mutex::new(slow) });
         let router = Router::default();
@@ -144,7 +158,7 @@ impl House {
         let mut engines = EngineRegistry::default();
         engines.add("scripted", Arc::clone(&engine) as Arc<dyn EngineLoader>);
         let storage = Storage::new(crate::storage::Config { cache: folder.path().join("cache"), ..crate::storage::Config::default() });
-        let control = Control::start(config(folder.path()), engines, storage, (router.clone(), commands), Box::new(|_| ()));
+        let control = Control::start(config, engines, storage, (router.clone(), commands), Box::new(|_| ()));
         let (told, version) = watched::channel(0);
         control.reader().on_change(move |version| told.send(version).is_ok());
         let house = Self { folder, control, router, repository, engine, hold: Some(hold), version };
@@ -190,9 +204,10 @@ impl House {
 
     /// What the model answers, or why it does not.
     async fn ask(&self, name: &str) -> Result<String, InferenceError> {
-        let route = Arc::clone(self.router.load().find(Scope::Default, name)?);
+        let mut route = Arc::clone(self.router.load().find(Scope::Default, name)?);
         let inputs = vec![Tensor::from_strings("x", vec![1], &["?"]).unwrap()];
-        let response = route.ready()?.infer(InferenceRequest { inputs, ..InferenceRequest::default() }, Instant::now() + PATIENCE).await?;
+        let request = InferenceRequest { inputs, ..InferenceRequest::default() };
+        let response = self.router.infer(&mut route, request, Instant::now() + PATIENCE).await?;
         Ok(String::from_utf8(response.outputs[0].strings().next().unwrap().to_vec()).unwrap())
     }
 

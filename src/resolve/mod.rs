@@ -12,6 +12,7 @@ pub mod placeholder;
 pub mod refusal;
 pub mod revision;
 pub mod runtime;
+pub mod scale;
 pub mod server_type;
 pub mod storage_uri;
 mod threads;
