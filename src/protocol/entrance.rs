@@ -5,7 +5,7 @@ use super::door::{Arrival, Door};
 use super::error::Refusal;
 use super::guard::{Guard, host_of};
 use super::scope::{Host, Reach, with_path};
-use super::timed_body::Timed;
+use super::timed_body::{Timed, TimedMessages};
 use super::timing::{REQUEST_ID, client_timeout, priority, request_id};
 use super::{grpc_routes, http_routes};
 use axum::body::Body;
@@ -21,9 +21,9 @@ use tonic::Status;
 use tower::ServiceExt;
 use tracing::Instrument;
 
-/// gRPC calls whose request is one message; the others may stay open, ...
+/// gRPC calls whose request is one message; the others may stay open.
 const UNARY_CALLS: &str = "/inference.";
-/// ... and so may this one.
+/// The call among these that takes any number of messages.
 const STREAM_CALL: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 /// The one way into both doors.
@@ -39,13 +39,13 @@ pub(crate) struct Entrance {
 
 impl Entrance {
     /// The HTTP door on `local`; it takes gRPC as well.
-    pub(crate) fn http(door: &Arc<Door>, local: IpAddr, kube: Option<axum::Router>) -> Self {
+    pub(crate) fn http(door: &Arc<Door>, local: Option<IpAddr>, kube: Option<axum::Router>) -> Self {
         let http = http_routes(Arc::clone(door), kube);
         Self { door: Arc::clone(door), guard: Guard::new(&door.config, local), http, grpc: grpc_routes(door), speaks_http: true }
     }
 
     /// The gRPC door on `local`.
-    pub(crate) fn grpc(door: &Arc<Door>, local: IpAddr) -> Self {
+    pub(crate) fn grpc(door: &Arc<Door>, local: Option<IpAddr>) -> Self {
         let guard = Guard::new(&door.config, local);
         Self { door: Arc::clone(door), guard, http: axum::Router::new(), grpc: grpc_routes(door), speaks_http: false }
     }
@@ -78,12 +78,19 @@ impl Entrance {
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
         let routes = if grpc { &self.grpc } else { &self.http };
-        let path = parts.uri.path();
-        let timed = grpc && path.starts_with(UNARY_CALLS) && path != STREAM_CALL;
-        let until = arrived + self.door.config.body_read_timeout();
-        let body = if timed { Body::new(Timed::new(body, until)) } else { body };
+        let body = if grpc { self.timed(parts.uri.path(), body, arrived) } else { body };
         let request = Request::from_parts(parts, body);
         routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
+    /// A gRPC body that must be there in time, as a whole or message by message.
+    fn timed(&self, path: &str, body: Body, arrived: Instant) -> Body {
+        let within = self.door.config.body_read_timeout();
+        match path {
+            STREAM_CALL => Body::new(TimedMessages::new(body, within)),
+            _ if path.starts_with(UNARY_CALLS) => Body::new(Timed::new(body, arrived + within)),
+            _ => body,
+        }
     }
 
     /// Checks the head and finds out which models the request may reach; takes the template off its path.

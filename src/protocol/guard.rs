@@ -37,12 +37,12 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// The guard of a door that listens on `local`.
-    pub(crate) fn new(config: &Config, local: IpAddr) -> Self {
+    /// The guard of a door that listens on `local`; on a Unix socket when there is none.
+    pub(crate) fn new(config: &Config, local: Option<IpAddr>) -> Self {
         let lower = |names: &[String]| names.iter().map(|name| name.trim_end_matches('/').to_ascii_lowercase()).collect();
         Self {
             api_key: config.api_key.clone(),
-            loopback: local.to_canonical().is_loopback().then_some(local),
+            loopback: local.filter(|local| local.to_canonical().is_loopback()),
             hosts: lower(&config.allowed_hosts),
             origins: lower(&config.allowed_origins),
         }
@@ -186,7 +186,7 @@ mod tests {
         let addressing = Addressing::new(&config.default_domain, "");
         let checked = host_of(&parts).and_then(|host| {
             let meaning = addressing.read_host(host, &crate::router::RouteTable::default());
-            Guard::new(config, Ipv4Addr::LOCALHOST.into()).check(&parts, host, &meaning, &addressing)
+            Guard::new(config, Some(Ipv4Addr::LOCALHOST.into())).check(&parts, host, &meaning, &addressing)
         });
         checked.map_or_else(|refusal| refusal.status().as_u16(), |()| 200)
     }

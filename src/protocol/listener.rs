@@ -1,12 +1,16 @@
 //! Where connections come from: a port of TCP, or a Unix socket for callers on this machine.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use super::unix_authority::Rewrite;
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
 /// A connection of either kind.
-pub(crate) type Connection = Either<TcpStream, UnixStream>;
+pub(crate) type Connection = Either<TcpStream, Local>;
 
 /// A socket that takes connections.
 #[derive(Debug)]
@@ -18,14 +22,14 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// The address whose rules count: a Unix socket is as local as loopback.
+    /// The address; nothing for a Unix socket, which no web page can reach.
     ///
     /// # Errors
     /// The listener has no address.
-    pub(crate) fn local_ip(&self) -> io::Result<IpAddr> {
+    pub(crate) fn local_ip(&self) -> io::Result<Option<IpAddr>> {
         match self {
-            Self::Tcp(listener) => Ok(listener.local_addr()?.ip()),
-            Self::Unix(_) => Ok(Ipv4Addr::LOCALHOST.into()),
+            Self::Tcp(listener) => Ok(Some(listener.local_addr()?.ip())),
+            Self::Unix(_) => Ok(None),
         }
     }
 
@@ -41,7 +45,10 @@ impl Listener {
                 let _ = stream.set_nodelay(true);
                 Ok(Either::Left(stream))
             }
-            Self::Unix(listener) => Ok(Either::Right(listener.accept().await?.0)),
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Either::Right(Local { stream, rewrite: Rewrite::new() }))
+            }
         }
     }
 }
@@ -55,5 +62,43 @@ impl From<TcpListener> for Listener {
 impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
         Self::Unix(listener)
+    }
+}
+
+/// A connection over a Unix socket.
+#[derive(Debug)]
+pub(crate) struct Local {
+    stream: UnixStream,
+    rewrite: Rewrite,
+}
+
+impl AsyncRead for Local {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.rewrite.pass(&mut buffer.filled_mut()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Local {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

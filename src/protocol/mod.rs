@@ -29,6 +29,7 @@ mod scope;
 mod shared_memory;
 mod timed_body;
 mod timing;
+mod unix_authority;
 mod v1;
 mod v2_grpc;
 mod v2_http;

@@ -460,9 +460,7 @@ def test_curl_reaches_the_unix_socket(served):
 
 @pytest.mark.parametrize("name", ["http.sock", "grpc.sock"])
 def test_grpc_is_answered_over_both_unix_sockets(served, name):
-    # gRPC's C core makes an `:authority` of the path, which is no host name; `localhost` is one.
-    local = [("grpc.default_authority", "localhost")]
-    with tritonclient.grpc.InferenceServerClient(f"unix:{served.folder / name}", channel_args=local) as client:
+    with tritonclient.grpc.InferenceServerClient(f"unix:{served.folder / name}") as client:
         result = client.infer("mlp", [given(tritonclient.grpc, "x", ROW)])
         assert result.as_numpy("probabilities").shape == (1, 3)
 
@@ -493,3 +491,11 @@ def test_thirteen_megabytes_go_over_grpc_both_ways(grpc_client):
     images = np.random.default_rng(7).random((22, 150_528), np.float32)
     result = grpc_client.infer("identity-fp32", [given(tritonclient.grpc, "x", images)])
     np.testing.assert_array_equal(result.as_numpy("y"), images)
+
+
+@pytest.mark.parametrize("socket_file", [None, "http.sock"])
+def test_json_is_answered_over_http2_without_tls_on_the_same_socket(served, socket_file):
+    command = ["curl", "-sS", "--http2-prior-knowledge", "-w", " %{http_version}"]
+    command += ["--unix-socket", served.folder / socket_file] if socket_file else []
+    ended = subprocess.run([*command, f"http://{served.http}/v2/health/ready"], capture_output=True, text=True, check=True)
+    assert ended.stdout == '{"ready":true} 2'

@@ -367,7 +367,7 @@ async fn a_panic_in_a_handler_is_a_500_and_the_next_request_is_answered() {
     }
     let house = house();
     let kube = axum::Router::new().route("/apis/broken", axum::routing::get(broken));
-    let entrance = Entrance::http(&house.door(), Ipv4Addr::LOCALHOST.into(), Some(kube));
+    let entrance = Entrance::http(&house.door(), Some(Ipv4Addr::LOCALHOST.into()), Some(kube));
     let (status, body) = text(entrance.answer(get("localhost", "/apis/broken")).await).await;
     assert_eq!((status, body.as_str()), (500, r#"{"error":"the server made a mistake on this request"}"#));
     assert_eq!(text(entrance.answer(get("localhost", "/livez")).await).await.0, 200);

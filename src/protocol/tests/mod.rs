@@ -2,5 +2,6 @@
 
 mod http;
 mod sockets;
+mod streams;
 mod support;
 mod table;

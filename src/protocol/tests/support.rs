@@ -110,11 +110,11 @@ impl House {
     }
 
     pub(super) fn http(&self) -> Entrance {
-        Entrance::http(&self.door(), Ipv4Addr::LOCALHOST.into(), None)
+        Entrance::http(&self.door(), Some(Ipv4Addr::LOCALHOST.into()), None)
     }
 
     pub(super) fn grpc(&self) -> Entrance {
-        Entrance::grpc(&self.door(), Ipv4Addr::LOCALHOST.into())
+        Entrance::grpc(&self.door(), Some(Ipv4Addr::LOCALHOST.into()))
     }
 }
 
