@@ -14,9 +14,14 @@ def make(folder):
     (folder / "mlp.onnx").write_bytes(mlp(rng))
     (folder / "resnet18.onnx").write_bytes(Resnet(rng).model())
     return {
-        "mlp": {"input": rng.normal(size=(1, 4)).astype(np.float32)},
-        "resnet18": {"input": rng.normal(size=(1, 3, 224, 224)).astype(np.float32)},
+        "mlp": {"input": request(rng, (1, 4))},
+        "resnet18": {"input": request(rng, (1, 3, 224, 224))},
     }
+
+
+def request(rng, shape):
+    """Four digits behind the point, as images and measurements have once they are scaled."""
+    return rng.normal(size=shape).round(4).astype(np.float32)
 
 
 def constant(name, values):

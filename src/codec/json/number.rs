@@ -102,6 +102,28 @@ impl Decimal {
         Some((if self.negative { -value } else { value }, mantissa < 1 << 53))
     }
 
+    /// The value, correctly rounded, of many digits behind the point, as `0.12345678901234567` has: one division of whole
+    /// numbers, whose remainder says on which side of half the rest lies. `None` where it does not apply.
+    fn divided(&self) -> Option<f64> {
+        if self.mantissa == 0 || self.digits > DIGITS_MAX || !(-19..=-1).contains(&self.exponent) {
+            return None;
+        }
+        let divisor = u128::from(10_u64.pow(self.exponent.unsigned_abs()));
+        let shift = self.mantissa.leading_zeros();
+        let dividend = u128::from(self.mantissa << shift) << 64;
+        // At least 2^127 divided by less than 2^64: the quotient has more bits than an f64 keeps.
+        let (quotient, rest) = (dividend / divisor, dividend % divisor);
+        let dropped = 128 - quotient.leading_zeros() - f64::MANTISSA_DIGITS;
+        let (kept, half) = (quotient >> dropped, 1_u128 << (dropped - 1));
+        let below = quotient & ((half << 1) - 1);
+        let up = below > half || (below == half && (rest > 0 || kept & 1 == 1));
+        #[expect(clippy::cast_precision_loss, reason = "at most 2^53, which an f64 holds exactly")]
+        let rounded = (kept + u128::from(up)) as f64;
+        // Between 1e-19 and 2^64: never near the ends of what an f64 holds, so scaling by a power of two is exact.
+        let value = rounded * power_of_two(i64::from(dropped) - 64 - i64::from(shift));
+        Some(if self.negative { -value } else { value })
+    }
+
     /// The value if it is a whole number; slow, for `1.0` and `1e3`.
     #[cold]
     fn whole(&self) -> Result<i128, Wrong> {
@@ -154,6 +176,11 @@ const fn eight_digits(word: u64) -> u64 {
     low.wrapping_add(high) >> 32
 }
 
+/// `2^exponent` for what lies between -1022 and 1023.
+const fn power_of_two(exponent: i64) -> f64 {
+    f64::from_bits((exponent + 1023).unsigned_abs() << 52)
+}
+
 /// Reads an `FP32`: the `f32` nearest to the decimal number, not to an `f64` in between.
 #[inline]
 pub(in crate::codec) fn float32(text: &[u8]) -> Read<f32> {
@@ -189,10 +216,11 @@ fn float32_slow(text: &[u8], length: usize) -> Read<f32> {
 #[inline]
 pub(in crate::codec) fn float64(text: &[u8]) -> Read<f64> {
     let number = Decimal::read(text)?;
-    match number.quick() {
-        Some((value, true)) => Ok((value, number.length)),
-        _ => float64_slow(text, number.length),
-    }
+    let value = match number.quick() {
+        Some((value, true)) => Some(value),
+        _ => number.divided(),
+    };
+    value.map_or_else(|| float64_slow(text, number.length), |value| Ok((value, number.length)))
 }
 
 fn float64_slow(text: &[u8], length: usize) -> Read<f64> {
@@ -328,6 +356,21 @@ mod tests {
             prop_assert_eq!(float32(format!("{value:?}").as_bytes()).unwrap().0.to_bits(), bits);
             prop_assert_eq!(float32(format!("{:?}", f64::from(value)).as_bytes()).unwrap().0.to_bits(), bits);
             prop_assert_eq!(float32(format!("{value:.60e}").as_bytes()).unwrap().0.to_bits(), bits);
+        }
+
+        #[test]
+        fn every_f64_between_zero_and_a_million_reads_back_from_its_shortest_text(value in 0.0_f64..1e6, small in 0.0_f64..1.0) {
+            for value in [value, small, -value] {
+                prop_assert_eq!(float64(format!("{value:?}").as_bytes()).unwrap().0.to_bits(), value.to_bits());
+            }
+        }
+
+        #[test]
+        fn halves_between_two_f64_go_to_the_even_one(whole in 9_007_199_254_740_992_u64..18_014_398_509_481_984, tail in "[05]0{0,1}1?") {
+            // Above 2^53 every other whole number is half way; a digit behind the point decides.
+            let text = format!("{whole}.{tail}");
+            let exact: f64 = text.parse().unwrap();
+            prop_assert_eq!(float64(text.as_bytes()).unwrap().0.to_bits(), exact.to_bits());
         }
 
         #[test]
