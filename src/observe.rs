@@ -66,6 +66,11 @@ pub fn replicas(model: &str, wanted: u32, ready: u32) {
     metrics::gauge!("kserved_replicas_ready", "model" => model.to_owned()).set(f64::from(ready));
 }
 
+/// A model's optimised graph was looked for: `hit`, `miss`, or `damaged`.
+pub fn optimised_graph(result: &'static str) {
+    metrics::counter!("kserved_optimised_graphs_total", "result" => result).increment(1);
+}
+
 /// The metrics of one pool, looked up once; labels `model` and `revision`.
 #[derive(Debug, Clone)]
 pub struct PoolMetrics {

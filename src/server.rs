@@ -81,7 +81,7 @@ impl Server {
         let grpc = bind(SocketAddr::new(config.http.host, config.grpc.port), "grpc.port").await?;
         let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
         let (unix, sockets) = bind_unix(&config).await?;
-        let onnx = OnnxLoader::new(config.onnx.clone());
+        let onnx = OnnxLoader::new(config.onnx.clone()).keeping_graphs_in(config.storage.cache.join("optimised"));
         let banner = Banner::new(&config, http_address, grpc_address);
         banner.start(onnx.library_info());
         let mut engines = EngineRegistry::default();

@@ -126,6 +126,8 @@ fn reason(error: &ort::LoadDynamicError) -> String {
 fn logger() -> LoggerFunction {
     Arc::new(|level, _category, _id, place, message| match level {
         LogLevel::Verbose | LogLevel::Info => tracing::trace!(place, "{message}"),
+        // Kept graphs are keyed by this machine's processor.
+        _ if message.contains("Serializing optimized model") => tracing::debug!(place, "{message}"),
         _ if ["sequential_executor", "execution_frame", "parallel_executor"].iter().any(|part| place.contains(part)) => {
             tracing::debug!(place, "{message}");
         }

@@ -8,6 +8,8 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use GraphOptimizationLevel as Level;
+
 /// Loads a file into a session. Blocks while ONNX Runtime reads and optimises it.
 ///
 /// Loaded by its path, so that ONNX Runtime finds weights in files beside it; it refuses those that lie outside
@@ -15,10 +17,16 @@ use std::path::Path;
 ///
 /// # Errors
 /// `InvalidModel` with the file's name, ONNX Runtime's words, and what the file looks like.
-pub(super) fn session(environment: &Environment, file: &Path, config: &OnnxConfig, options: &LoadOptions) -> Result<Session, LoadError> {
+pub(super) fn session(
+    environment: &Environment,
+    file: &Path,
+    config: &OnnxConfig,
+    options: &LoadOptions,
+    done: Done,
+) -> Result<Session, LoadError> {
     let name = words::file_name(file);
     // ort panics on types it has no words for, e.g. a sequence of sequences.
-    let loaded = catch_unwind(AssertUnwindSafe(|| builder(environment, config, options)?.commit_from_file(file)));
+    let loaded = catch_unwind(AssertUnwindSafe(|| builder(environment, config, options, done)?.commit_from_file(file)));
     match loaded {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(error)) => Err(explained(words::refused(&name, error.message()), file)),
@@ -26,9 +34,32 @@ pub(super) fn session(environment: &Environment, file: &Path, config: &OnnxConfi
     }
 }
 
-fn builder(environment: &Environment, config: &OnnxConfig, options: &LoadOptions) -> ort::Result<SessionBuilder> {
+/// Optimises a model and writes the graph to a file. The session itself is dropped.
+///
+/// # Errors
+/// ONNX Runtime's own; whatever lies at `graph` then is of no use.
+pub(super) fn optimised(
+    environment: &Environment,
+    model: &[u8],
+    graph: &Path,
+    config: &OnnxConfig,
+    options: &LoadOptions,
+) -> ort::Result<()> {
+    builder(environment, config, options, Done::Nothing)?.with_optimized_model_path(graph)?.commit_from_memory(model).map(drop)
+}
+
+/// What was done to a graph before it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It is as the user wrote it.
+    Nothing,
+    /// ONNX Runtime optimised it for this machine.
+    Optimised,
+}
+
+fn builder(environment: &Environment, config: &OnnxConfig, options: &LoadOptions, done: Done) -> ort::Result<SessionBuilder> {
     let builder = Session::builder(environment)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_optimization_level(if done == Done::Optimised { Level::Disable } else { Level::All })?
         .with_intra_threads(options.intra_op_threads.max(1))?
         .with_inter_threads(1)?
         // A thread that spins while it waits takes whole cores from the other models.

@@ -8,6 +8,7 @@ mod appearance;
 mod layout;
 mod library;
 mod load;
+mod optimised;
 mod raw;
 mod signature;
 mod stopper;
@@ -18,10 +19,14 @@ pub use library::LibraryInfo;
 use super::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
 use crate::inference::ModelMetadata;
 use crate::tensor::{DataType, Tensor};
+use load::Done;
+use optimised::{Job, OptimisedGraphs, Patience};
+use ort::session::Session;
 use raw::SharedSession;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use stopper::Stopper;
 
 /// The `onnx` part of the daemon's settings.
@@ -37,11 +42,15 @@ pub struct OnnxConfig {
     /// Plans one block of memory per combination of input shapes: a little faster for models of fixed shape, and
     /// it remembers every combination for good, so it is off where callers choose the shapes.
     pub memory_pattern: bool,
+    /// Keeps each model's optimised graph below the cache folder, so that it loads faster the next time.
+    pub optimised_cache: bool,
+    /// Bytes of all kept graphs; the longest unused are deleted first.
+    pub optimised_cache_bytes_max: u64,
 }
 
 impl Default for OnnxConfig {
     fn default() -> Self {
-        Self { library: None, memory_arena: true, memory_pattern: false }
+        Self { library: None, memory_arena: true, memory_pattern: false, optimised_cache: true, optimised_cache_bytes_max: 4 << 30 }
     }
 }
 
@@ -49,13 +58,39 @@ impl Default for OnnxConfig {
 #[derive(Debug, Clone, Default)]
 pub struct OnnxLoader {
     config: OnnxConfig,
+    graphs: Option<Arc<OptimisedGraphs>>,
 }
 
 impl OnnxLoader {
     /// A loader by its settings. Nothing is opened yet.
     #[must_use]
     pub const fn new(config: OnnxConfig) -> Self {
-        Self { config }
+        Self { config, graphs: None }
+    }
+
+    /// Keeps optimised graphs in a folder, if the settings want them kept.
+    #[must_use]
+    pub fn keeping_graphs_in(self, folder: PathBuf) -> Self {
+        let bytes_max = self.config.optimised_cache_bytes_max;
+        let graphs = self.config.optimised_cache.then(|| Arc::new(OptimisedGraphs::new(folder, bytes_max, Patience::default())));
+        Self { graphs, ..self }
+    }
+
+    /// Loads the kept graph of a file, or the file itself, whose graph is then kept for the next time.
+    fn session(&self, library: &'static library::Library, file: &Path, options: &LoadOptions) -> Result<Session, LoadError> {
+        let load = |file: &Path, done| load::session(library.environment(), file, &self.config, options, done);
+        let Some(graphs) = &self.graphs else { return load(file, Done::Nothing) };
+        if let Some(kept) = graphs.find(file, library) {
+            match load(&kept.graph, Done::Optimised) {
+                Ok(session) => return Ok(session),
+                Err(error) => graphs.forget(&kept, &error.to_string()),
+            }
+        }
+        let began = Instant::now();
+        let session = load(file, Done::Nothing)?;
+        let job = Job { library, file: file.to_owned(), config: self.config.clone(), options: options.clone() };
+        graphs.keep(job, began.elapsed());
+        Ok(session)
     }
 
     /// Starts ONNX Runtime if it does not run yet, and says which library it is. May block for some 10 ms.
@@ -75,7 +110,7 @@ impl EngineLoader for OnnxLoader {
     fn load(&self, model: &Path, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let library = library::start(self.config.library.as_deref())?;
         let found = layout::find(model)?;
-        let session = load::session(library.environment(), &found.file, &self.config, options)?;
+        let session = self.session(library, &found.file, options)?;
         let name = words::file_name(&found.file);
         let signature = signature::read(&session, &name)?;
         let metadata = ModelMetadata {

@@ -1,0 +1,48 @@
+//! A note: which kept graph belongs to one file on disk.
+
+use super::identity::Identity;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// Bytes of a note at most; a longer one is none of ours.
+const BYTES_MAX: u64 = 4096;
+
+/// The graph of a file, and how to tell that both are what they were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// The model's file.
+    pub(super) source: Identity,
+    /// The graph's file name.
+    pub(super) graph: String,
+    /// The graph's file as it was written.
+    pub(super) identity: Identity,
+    /// Of the graph's content, in hexadecimal digits.
+    pub(super) sha256: String,
+}
+
+impl Note {
+    /// The note at a path; nothing if there is none or it is damaged.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        let small = fs::metadata(path).is_ok_and(|file| file.len() <= BYTES_MAX);
+        let note: Self = serde_json::from_slice(&small.then(|| fs::read(path).ok()).flatten()?).ok()?;
+        // A graph is a name in its folder, never a way out of it.
+        let plain = note.graph.chars().all(|c| c.is_ascii_alphanumeric() || c == '.');
+        plain.then_some(note)
+    }
+
+    /// Writes it beside and moves it into place.
+    pub(super) fn write(&self, path: &Path, partial: &Path) -> io::Result<()> {
+        let temporary = partial.join(format!("{}.{}", std::process::id(), path.file_name().unwrap_or_default().to_string_lossy()));
+        fs::write(&temporary, serde_json::to_vec(self)?)?;
+        fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))
+    }
+}
+
+/// Remembers that a note was used now: the longest unused go first.
+pub(super) fn used(path: &Path) {
+    // On a file system that is only read, nothing is deleted either.
+    let _ = File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+}

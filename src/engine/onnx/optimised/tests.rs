@@ -1,0 +1,244 @@
+//! Kept graphs: found again, right to the last bit, and never in the way.
+
+use super::super::OnnxLoader;
+use super::*;
+use crate::engine::{Cancel, EngineLoader, LoadedModel};
+use crate::tensor::buffer::from_vec;
+use crate::tensor::{DataType, Tensor};
+use std::fs;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A cache of its own, with no patience at all.
+struct House {
+    folder: TempDir,
+    bytes_max: u64,
+}
+
+impl House {
+    fn new(bytes_max: u64) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), bytes_max }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A loader as a newly started daemon has it.
+    fn loader_at(&self, cache: &Path) -> OnnxLoader {
+        let patience = Patience { load_min: Duration::ZERO, quiet: Duration::ZERO, tick: Duration::ZERO };
+        let graphs = OptimisedGraphs::new(cache.to_owned(), self.bytes_max, patience);
+        OnnxLoader { graphs: Some(Arc::new(graphs)), ..plain() }
+    }
+
+    fn loader(&self) -> OnnxLoader {
+        self.loader_at(&self.path("cache"))
+    }
+
+    /// Loads, and waits until what is to be kept is kept.
+    fn load(&self, model: &Path) -> Arc<dyn LoadedModel> {
+        let loader = self.loader();
+        let loaded = loader.load(model, &LoadOptions::default()).unwrap();
+        loader.graphs.unwrap().settle();
+        loaded
+    }
+
+    fn is_kept(&self, model: &Path) -> bool {
+        self.loader().graphs.unwrap().find(model, plain_library()).is_some()
+    }
+
+    fn files(&self, folder: &str) -> Vec<PathBuf> {
+        let folder = self.path("cache").join(folder);
+        fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
+    }
+
+    /// A model's file of its own, whose content may change.
+    fn copy(&self, fixture_name: &str, name: &str) -> PathBuf {
+        fs::copy(fixture(fixture_name), self.path("copying")).unwrap();
+        fs::rename(self.path("copying"), self.path(name)).unwrap();
+        self.path(name)
+    }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
+}
+
+fn plain() -> OnnxLoader {
+    OnnxLoader::new(OnnxConfig { library: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("lib")), ..OnnxConfig::default() })
+}
+
+fn plain_library() -> &'static Library {
+    super::super::library::start(plain().config.library.as_deref()).unwrap()
+}
+
+fn answer(model: &Arc<dyn LoadedModel>) -> Vec<Tensor> {
+    let floats: Vec<f32> = (0_u8..4).map(|at| f32::from(at) * 0.37 - 0.5).collect();
+    let input = Tensor::new("x", DataType::Fp32, vec![1, 4], from_vec(floats)).unwrap();
+    model.worker().unwrap().infer(&[input], &[0], &Cancel::never()).unwrap()
+}
+
+#[test]
+fn every_model_says_of_itself_the_same_from_its_kept_graph() {
+    let house = House::new(u64::MAX);
+    let mut kept = 0;
+    for entry in fs::read_dir(fixture("")).unwrap() {
+        let file = entry.unwrap().path();
+        let Ok(as_it_is) = plain().load(&file, &LoadOptions::default()) else { continue };
+        house.load(&file);
+        kept += usize::from(house.is_kept(&file));
+        assert_eq!(house.load(&file).metadata(), as_it_is.metadata(), "{}", file.display());
+    }
+    assert!(kept >= 20, "{kept} models were kept");
+    assert!(house.files("partial").is_empty(), "nothing half-written is left");
+}
+
+#[test]
+fn a_kept_graph_answers_as_the_model_bit_for_bit() {
+    let house = House::new(u64::MAX);
+    for name in ["mlp.onnx", "zipmap.onnx"] {
+        let right = answer(&plain().load(&fixture(name), &LoadOptions::default()).unwrap());
+        for _ in 0..3 {
+            assert_eq!(answer(&house.load(&fixture(name))), right);
+        }
+        assert!(house.is_kept(&fixture(name)));
+    }
+}
+
+#[test]
+fn one_graph_serves_every_copy_of_a_model() {
+    let house = House::new(u64::MAX);
+    let (one, other) = (house.copy("mlp.onnx", "one.onnx"), house.copy("mlp.onnx", "other.onnx"));
+    house.load(&one);
+    assert!(!house.is_kept(&other), "a file that was never read is not known");
+    house.load(&other);
+    assert!(house.is_kept(&one) && house.is_kept(&other));
+    assert_eq!((house.files("graphs").len(), house.files("notes").len()), (1, 2));
+}
+
+#[test]
+fn a_model_that_changed_is_loaded_anew() {
+    let house = House::new(u64::MAX);
+    let model = house.copy("mlp.onnx", "model.onnx");
+    house.load(&model);
+    house.copy("zipmap.onnx", "model.onnx");
+    assert!(!house.is_kept(&model));
+    assert_eq!(&*house.load(&model).metadata().outputs[0].name, "output_label");
+    assert_eq!(&*house.load(&model).metadata().outputs[0].name, "output_label");
+}
+
+#[test]
+fn a_damaged_graph_is_deleted_and_the_model_loads_as_always() {
+    let right = answer(&plain().load(&fixture("mlp.onnx"), &LoadOptions::default()).unwrap());
+    let whole = {
+        let house = House::new(u64::MAX);
+        house.load(&fixture("mlp.onnx"));
+        fs::read(&house.files("graphs")[0]).unwrap()
+    };
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 0x40;
+    for damage in [&whole[..whole.len() / 2], &[], &flipped, b"no graph at all"] {
+        let house = House::new(u64::MAX);
+        house.load(&fixture("mlp.onnx"));
+        fs::write(&house.files("graphs")[0], damage).unwrap();
+        assert!(!house.is_kept(&fixture("mlp.onnx")));
+        assert!(house.files("graphs").is_empty() && house.files("notes").is_empty());
+        assert_eq!(answer(&house.load(&fixture("mlp.onnx"))), right);
+        assert!(house.is_kept(&fixture("mlp.onnx")), "it was written anew");
+    }
+}
+
+#[test]
+fn a_graph_that_does_not_load_is_deleted_though_its_checksum_is_right() {
+    let house = House::new(u64::MAX);
+    let model = fixture("mlp.onnx");
+    house.load(&model);
+    let (graph, note) = (house.files("graphs").remove(0), house.files("notes").remove(0));
+    fs::write(&graph, "no graph at all").unwrap();
+    let old = Note::read(&note).unwrap();
+    let new = Note { identity: Identity::of(&graph).unwrap(), ..old };
+    fs::write(&note, serde_json::to_vec(&new).unwrap()).unwrap();
+    assert!(house.is_kept(&model));
+    assert_eq!(answer(&house.load(&model)), answer(&plain().load(&model, &LoadOptions::default()).unwrap()));
+    assert_eq!(fs::read(&graph).unwrap()[..4], fs::read(house.files("graphs").remove(0)).unwrap()[..4], "it was written anew");
+}
+
+#[test]
+fn damaged_and_foreign_notes_are_passed_over() {
+    let house = House::new(u64::MAX);
+    let model = fixture("mlp.onnx");
+    house.load(&model);
+    let note = house.files("notes").remove(0);
+    let good = Note::read(&note).unwrap();
+    let outside = Note { graph: "../../etc/passwd".to_owned(), ..good };
+    for content in [b"".to_vec(), b"{\"source\": 1".to_vec(), vec![b'x'; 9000], serde_json::to_vec(&outside).unwrap()] {
+        fs::write(&note, content).unwrap();
+        assert!(!house.is_kept(&model));
+        house.load(&model);
+        assert!(house.is_kept(&model));
+    }
+}
+
+#[test]
+fn a_folder_that_was_copied_serves_where_it_lies_now() {
+    let house = House::new(u64::MAX);
+    let model = fixture("mlp.onnx");
+    house.load(&model);
+    for folder in ["graphs", "notes"] {
+        fs::create_dir_all(house.path("moved").join(folder)).unwrap();
+        for file in house.files(folder) {
+            fs::copy(&file, house.path("moved").join(folder).join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let loader = house.loader_at(&house.path("moved"));
+    assert!(loader.graphs.as_ref().unwrap().find(&model, plain_library()).is_some());
+    assert_eq!(answer(&loader.load(&model, &LoadOptions::default()).unwrap()), answer(&house.load(&model)));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_never_fails_a_load() {
+    let house = House::new(u64::MAX);
+    fs::write(house.path("cache"), "a file where the folder should be").unwrap();
+    for _ in 0..2 {
+        assert_eq!(answer(&house.load(&fixture("mlp.onnx"))).len(), 1);
+    }
+}
+
+#[test]
+fn the_longest_unused_graphs_go_when_there_are_too_many_bytes() {
+    let all = House::new(u64::MAX);
+    let names = ["mlp.onnx", "add_sub.onnx", "concat.onnx", "scalar.onnx"];
+    names.iter().for_each(|name| drop(all.load(&fixture(name))));
+    let total: u64 = all.files("graphs").iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    let house = House::new(total - 1);
+    let used = |name: &str| {
+        let note = house.loader().graphs.unwrap().shared.note_of(&Identity::of(&fixture(name)).unwrap(), plain_library());
+        let long_ago = std::time::SystemTime::now() - Duration::from_hours(1);
+        fs::File::options().write(true).open(note).unwrap().set_modified(long_ago).unwrap();
+    };
+    names[..3].iter().for_each(|name| drop(house.load(&fixture(name))));
+    used("add_sub.onnx");
+    house.load(&fixture("scalar.onnx"));
+    let kept = names.map(|name| house.is_kept(&fixture(name)));
+    assert_eq!(kept, [true, false, true, true]);
+    assert_eq!(House::new(0).load(&fixture("mlp.onnx")).metadata().inputs.len(), 1, "no room at all is no failure");
+}
+
+#[test]
+fn models_with_weights_in_other_files_are_left_alone() {
+    let house = House::new(u64::MAX);
+    house.load(&fixture("external_data"));
+    assert!(house.files("graphs").is_empty() && house.files("notes").is_empty());
+}
+
+#[test]
+fn what_a_dead_daemon_left_is_neither_used_nor_kept() {
+    let house = House::new(u64::MAX);
+    fs::create_dir_all(house.path("cache/partial")).unwrap();
+    let left = house.path("cache/partial/1.abc.onnx");
+    fs::write(&left, "half a graph").unwrap();
+    let long_ago = std::time::SystemTime::now() - Duration::from_hours(2);
+    fs::File::options().write(true).open(&left).unwrap().set_modified(long_ago).unwrap();
+    house.load(&fixture("mlp.onnx"));
+    assert!(house.files("partial").is_empty());
+}
