@@ -296,6 +296,11 @@ def test_a_grpc_message_over_the_bound_is_refused(strict):
     assert code_of(strict, grpc_request(a=wide, b=wide)) in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE)
 
 
+def test_ten_thousand_calls_at_once_on_one_connection_are_all_answered(strict):
+    calls = [strict.client.stub.ModelInfer.future(grpc_request(**GOOD), timeout=120) for _ in range(10_000)]
+    assert all(call.result().model_name == "add-sub" for call in calls)
+
+
 def test_raw_and_typed_contents_together_are_refused(strict):
     request = grpc_request(**GOOD)
     request.inputs[0].contents.fp32_contents.extend([1, 2, 3, 4])
@@ -335,13 +340,6 @@ def test_cancelled_grpc_calls_leave_nothing_behind(strict):
     client = strict.new_client()
     assert client.infer("grpc", "slow", {"iterations": np.array([1], np.int64)})["y"].shape == (1,)
     client.close()
-
-
-def test_a_thousand_streams_on_one_connection_are_all_answered(strict):
-    calls = [strict.client.stub.ModelInfer.future(grpc_request(**GOOD), timeout=60) for _ in range(1000)]
-    codes = {call.code() for call in calls if call.exception() is not None or call.result()}
-    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert grpc.StatusCode.OK in codes
 
 
 def test_idle_connections_hold_nobody_up(strict):
