@@ -7,7 +7,7 @@ use super::guard::{Guard, host_of};
 use super::scope::{Host, Reach, with_path};
 use super::timed_body::{Timed, TimedMessages};
 use super::timing::{REQUEST_ID, client_timeout, priority, request_id};
-use super::{grpc_routes, http_routes};
+use super::{GrpcInference, grpc_inference, grpc_routes, http_routes};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -18,11 +18,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::Status;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
 /// gRPC calls whose request is one message; the others may stay open.
 const UNARY_CALLS: &str = "/inference.";
+/// The calls of the inference service.
+const INFERENCE_CALLS: &str = "/inference.GRPCInferenceService/";
 /// The call among these that takes any number of messages.
 const STREAM_CALL: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
@@ -32,6 +34,7 @@ pub(crate) struct Entrance {
     door: Arc<Door>,
     guard: Guard,
     http: axum::Router,
+    inference: GrpcInference,
     grpc: axum::Router,
     /// Whether HTTP requests are answered here, too.
     speaks_http: bool,
@@ -41,13 +44,14 @@ impl Entrance {
     /// The HTTP door on `local`; it takes gRPC as well.
     pub(crate) fn http(door: &Arc<Door>, local: Option<IpAddr>, kube: Option<axum::Router>) -> Self {
         let http = http_routes(Arc::clone(door), kube);
-        Self { door: Arc::clone(door), guard: Guard::new(&door.config, local), http, grpc: grpc_routes(door), speaks_http: true }
+        Self { http, speaks_http: true, ..Self::grpc(door, local) }
     }
 
     /// The gRPC door on `local`.
     pub(crate) fn grpc(door: &Arc<Door>, local: Option<IpAddr>) -> Self {
         let guard = Guard::new(&door.config, local);
-        Self { door: Arc::clone(door), guard, http: axum::Router::new(), grpc: grpc_routes(door), speaks_http: false }
+        let (inference, grpc) = (grpc_inference(door), grpc_routes(door));
+        Self { door: Arc::clone(door), guard, http: axum::Router::new(), inference, grpc, speaks_http: false }
     }
 
     /// Answers one request. A panic on the way costs this answer only.
@@ -77,10 +81,17 @@ impl Entrance {
         };
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
-        let routes = if grpc { &self.grpc } else { &self.http };
-        let body = if grpc { self.timed(parts.uri.path(), body, arrived) } else { body };
+        if grpc { self.call(parts, body, arrived).await } else { ask(&self.http, Request::from_parts(parts, body)).await }
+    }
+
+    async fn call(&self, parts: request::Parts, body: Body, arrived: Instant) -> Response {
+        let body = self.timed(parts.uri.path(), body, arrived);
         let request = Request::from_parts(parts, body);
-        routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
+        if !request.uri().path().starts_with(INFERENCE_CALLS) {
+            return ask(&self.grpc, request).await;
+        }
+        // It is always ready, as the generated code says.
+        self.inference.clone().call(request).await.unwrap_or_else(|never| match never {}).map(Body::new)
     }
 
     /// A gRPC body that must be there in time, as a whole or message by message.
@@ -116,6 +127,10 @@ impl Entrance {
         parts.uri = uri;
         Ok(reach)
     }
+}
+
+async fn ask(routes: &axum::Router, request: Request<Body>) -> Response {
+    routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {})
 }
 
 /// Says no, after the sender had the chance to finish.

@@ -135,6 +135,8 @@ impl OpenDoors {
     }
 }
 
+type GrpcInference = GrpcInferenceServiceServer<v2_grpc::Service>;
+
 fn http_routes(door: Arc<Door>, kube: Option<axum::Router>) -> axum::Router {
     let routes = axum::Router::new().merge(admin::routes()).merge(v1::routes()).merge(v2_http::routes()).merge(repository::routes());
     let routes = routes.merge(model_config::routes()).merge(model_statistics::routes()).merge(shared_memory::routes());
@@ -146,14 +148,19 @@ fn http_routes(door: Arc<Door>, kube: Option<axum::Router>) -> axum::Router {
     routes.method_not_allowed_fallback(error::no_such_method).fallback(error::no_such_path)
 }
 
-fn grpc_routes(door: &Arc<Door>) -> axum::Router {
+/// The inference service, which the entrance calls without a look at the other routes: it has nearly every call.
+fn grpc_inference(door: &Arc<Door>) -> GrpcInference {
     let bytes_max = door.config.grpc_message_bytes_max;
-    let inference = GrpcInferenceServiceServer::new(v2_grpc::Service::new(door))
+    GrpcInferenceServiceServer::new(v2_grpc::Service::new(door))
         .max_decoding_message_size(bytes_max)
         .max_encoding_message_size(bytes_max)
         .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Zstd);
-    Routes::new(inference)
+        .accept_compressed(CompressionEncoding::Zstd)
+}
+
+/// All gRPC services but inference; an unknown one is answered `UNIMPLEMENTED`.
+fn grpc_routes(door: &Arc<Door>) -> axum::Router {
+    Routes::default()
         .add_service(HealthServer::new(grpc_health::Service::new(door)))
         .add_service(reflection().build_v1().expect(WELL_FORMED))
         .add_service(reflection().build_v1alpha().expect(WELL_FORMED))
