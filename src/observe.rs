@@ -12,12 +12,14 @@ pub enum Copied {
     Aligned,
     /// Requests were joined into a batch.
     Joined,
+    /// Out of shared memory, or into it.
+    Shared,
 }
 
 /// Counts bytes of tensors that were copied on their way.
 pub fn copied(why: Copied, bytes: usize) {
-    static COUNTERS: [OnceLock<metrics::Counter>; 3] = [const { OnceLock::new() }; 3];
-    let name = ["gathered", "aligned", "joined"][why as usize];
+    static COUNTERS: [OnceLock<metrics::Counter>; 4] = [const { OnceLock::new() }; 4];
+    let name = ["gathered", "aligned", "joined", "shared"][why as usize];
     let counter = COUNTERS[why as usize].get_or_init(|| metrics::counter!("kserved_copied_bytes_total", "why" => name));
     counter.increment(bytes as u64);
 }

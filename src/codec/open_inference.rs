@@ -281,9 +281,12 @@ pub mod model_infer_response {
 /// Asks to load a model.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RepositoryModelLoadRequest {
-    /// The model.
+    /// The model, where KServe's clients name it; the repository, empty, where Triton's do.
     #[prost(string, tag = "1")]
     pub model_name: ::prost::alloc::string::String,
+    /// The model, where Triton's clients name it.
+    #[prost(string, tag = "2")]
+    pub triton_model_name: ::prost::alloc::string::String,
 }
 /// Says whether a model is loaded.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -298,9 +301,12 @@ pub struct RepositoryModelLoadResponse {
 /// Asks to unload a model.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RepositoryModelUnloadRequest {
-    /// The model.
+    /// The model, where KServe's clients name it; the repository, empty, where Triton's do.
     #[prost(string, tag = "1")]
     pub model_name: ::prost::alloc::string::String,
+    /// The model, where Triton's clients name it.
+    #[prost(string, tag = "2")]
+    pub triton_model_name: ::prost::alloc::string::String,
 }
 /// Says whether a model is unloaded.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -11,6 +11,7 @@ use crate::api::status::FailureInfo;
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::ModelHandle;
+use crate::resolve::Defaults;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
 use crate::router::waker::{Ask, Asks, Sleep};
@@ -264,7 +265,8 @@ pub(super) fn idle_route(key: &ResourceKey, reason: &str) -> Route {
         namespace: key.namespace.clone(),
         service: key.name.clone(),
         model_name: key.name.as_str().into(),
-        timeout_s: 0,
+        // Nothing is inferred here, but a load by hand waits that long.
+        timeout_s: Defaults::default().timeout_s,
         batcher_replies: false,
         target: Target::NotReady(reason.to_owned()),
     }

@@ -496,6 +496,7 @@ async fn a_client_unloads_a_model_and_loads_it_again() {
     house.repository.ask(&route, Action::Unload).await.unwrap();
     let error = house.ask("iris").await.unwrap_err();
     assert!(error.to_string().contains("unloaded"), "{error}");
+    assert!(house.router.load().service("default", "iris").unwrap().timeout_s > 0, "a load has time to end");
     house.repository.ask(&route, Action::Load).await.unwrap();
     assert_eq!(house.ask("iris").await.unwrap(), "setosa");
 }

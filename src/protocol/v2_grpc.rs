@@ -208,7 +208,9 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
-        let route = self.act(arrival(&request)?, &request.get_ref().model_name, Action::Load).await?;
+        let RepositoryModelLoadRequest { model_name, triton_model_name } = request.get_ref();
+        let model = named(model_name, triton_model_name);
+        let route = self.act(arrival(&request)?, model, Action::Load).await?;
         Ok(Response::new(RepositoryModelLoadResponse { model_name: route.model_name.to_string(), is_loaded: true }))
     }
 
@@ -216,7 +218,9 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
-        let route = self.act(arrival(&request)?, &request.get_ref().model_name, Action::Unload).await?;
+        let RepositoryModelUnloadRequest { model_name, triton_model_name } = request.get_ref();
+        let model = named(model_name, triton_model_name);
+        let route = self.act(arrival(&request)?, model, Action::Unload).await?;
         Ok(Response::new(RepositoryModelUnloadResponse { model_name: route.model_name.to_string(), is_unloaded: true }))
     }
 
@@ -235,6 +239,11 @@ impl GrpcInferenceService for Service {
 /// What the entrance noted about a call.
 pub(super) fn arrival<T>(request: &Request<T>) -> Result<&Arrival, Status> {
     request.extensions().get().ok_or_else(|| Status::internal("the call did not come through the entrance"))
+}
+
+/// The model of a repository call: KServe's clients and Triton's name it in different fields.
+const fn named<'a>(kserve: &'a str, triton: &'a str) -> &'a str {
+    if triton.is_empty() { kserve } else { triton }
 }
 
 fn describe(spec: &TensorSpec) -> TensorMetadata {

@@ -17,6 +17,7 @@ use std::thread::available_parallelism;
 pub(super) struct Banner {
     http: SocketAddr,
     grpc: SocketAddr,
+    unix: Vec<PathBuf>,
     models: Vec<PathBuf>,
     runtimes: Vec<PathBuf>,
     cache: PathBuf,
@@ -32,6 +33,7 @@ impl Banner {
         Self {
             http,
             grpc,
+            unix: [&config.http.unix_socket, &config.grpc.unix_socket].into_iter().flatten().cloned().collect(),
             models: config.models.clone(),
             runtimes: config.runtimes.clone(),
             cache: config.storage.cache.clone(),
@@ -57,8 +59,9 @@ impl Banner {
         }
         let access = if self.open { "no key asked for" } else { "a key is asked for" };
         let reach = if self.http.ip().is_loopback() { "this machine only" } else { "the network" };
+        let unix = if self.unix.is_empty() { String::new() } else { format!("  unix      {}\n", list(&self.unix)) };
         say(&format!(
-            "kserved {}\n  http      http://{}  ({reach}, {access})\n  grpc      {}\n  models    {}\n  runtimes  {}\n  cache     {}\n  engine    {engine}\n  devices   {cores} CPU cores\n",
+            "kserved {}\n  http      http://{}  ({reach}, {access})\n  grpc      {}\n{unix}  models    {}\n  runtimes  {}\n  cache     {}\n  engine    {engine}\n  devices   {cores} CPU cores\n",
             env!("CARGO_PKG_VERSION"),
             self.http,
             self.grpc,

@@ -4,6 +4,7 @@ import base64
 import http.client
 import os
 import queue
+import re
 import socket
 import stat
 import subprocess
@@ -140,6 +141,41 @@ def test_statistics_of_all_models_are_listed_and_a_look_changes_nothing(wire):
     )
 
 
+HASTY = "autoscaling:\n  tick_ms: 20\n  stable_window_s: 1\n  scale_to_zero_grace_s: 0\n"
+
+
+def test_a_model_that_sleeps_tells_its_configuration_and_statistics_and_sleeps_on(daemon):
+    daemon.add("mlp", FIXTURES / "mlp.onnx")
+    manifest = (daemon.models / "mlp.yaml").read_text()
+    daemon.write("mlp.yaml", manifest.replace("  predictor:\n", "  predictor:\n    minReplicas: 0\n"))
+    daemon.start(config=HASTY)
+    asleep = lambda: daemon.condition("mlp", "Asleep")
+    daemon.wait_for(asleep, 30, "sleeps")
+    loads = lambda: [line for line in daemon.client.get("/metrics").body.decode().splitlines() if "load_seconds_count" in line]
+    before = loads()
+    for _ in range(3):
+        (found,) = daemon.client.get("/v2/models/mlp/stats").json()["model_stats"]
+        assert found["inference_count"] == 0
+        assert len(daemon.client.get("/v2/models/stats").json()["model_stats"]) == 1
+        assert daemon.client.get("/v2/models/mlp/config").json()["input"][0]["name"] == "x"
+    assert asleep() and loads() == before
+    with tritonclient.http.InferenceServerClient(daemon.http) as client:
+        client.infer("mlp", [given(tritonclient.http, "x", ROW)])
+        assert count(statistics(client, "mlp"), "success") == 1
+
+
+def test_tritonclient_loads_and_unloads_by_hand(daemon):
+    daemon.add("mlp", FIXTURES / "mlp.onnx")
+    daemon.start()
+    with tritonclient.http.InferenceServerClient(daemon.http) as http_client:
+        with tritonclient.grpc.InferenceServerClient(daemon.grpc) as grpc_client:
+            for client in (http_client, grpc_client):
+                client.unload_model("mlp")
+                assert not client.is_model_ready("mlp")
+                client.load_model("mlp")
+                assert client.is_model_ready("mlp")
+
+
 # Streams
 
 
@@ -185,8 +221,8 @@ def test_a_client_that_leaves_takes_its_waiting_requests_with_it(served, grpc_cl
         slow = given(tritonclient.grpc, "iterations", np.array([2_000_000], np.int64), "INT64")
         for _ in range(40):
             leaving.async_stream_infer("slow", [slow])
-        running = lambda: 'kserved_workers{model="slow"' in served.client.get("/metrics").body.decode()
-        served.wait_for(running, 20, "works on the stream")
+        waiting = re.compile(r'^kserved_queue_length\{model="slow".*\} [1-9]', re.MULTILINE)
+        served.wait_for(lambda: waiting.search(served.client.get("/metrics").body.decode()), 20, "works on the stream")
         leaving.stop_stream(cancel_requests=True)
     ended = lambda: count(statistics(grpc_client, "slow"), "fail") > count(before, "fail")
     served.wait_for(ended, 30, "drops what was left")
@@ -230,6 +266,12 @@ def placed(library, name, shape, region, byte_size, offset=0, datatype="FP32"):
     tensor = library.InferInput(name, shape, datatype)
     tensor.set_shared_memory(region.name, byte_size, offset)
     return tensor
+
+
+def copied(served):
+    """Bytes of tensors copied so far, by reason."""
+    lines = served.client.get("/metrics").body.decode().splitlines()
+    return {line.split('"')[1]: int(float(line.split()[-1])) for line in lines if line.startswith("kserved_copied_bytes_total{")}
 
 
 def wanted(library, name, region, byte_size, offset=0):
@@ -283,13 +325,16 @@ def test_json_requests_use_shared_memory_as_well(served, http_client):
     at.close()
 
 
-def test_thirteen_megabytes_half_floats_and_strings_go_through_shared_memory(wire, region):
+def test_thirteen_megabytes_half_floats_and_strings_go_through_shared_memory(served, wire, region):
     library, client = wire
     images = np.random.default_rng(7).random((22, 150_528), np.float32)
     at = region(images.nbytes * 2)
     shared_memory.set_shared_memory_region(at.handle, [images])
     tensor = placed(library, "x", list(images.shape), at, images.nbytes)
+    before = copied(served)
     client.infer("identity-fp32", [tensor], outputs=[wanted(library, "y", at, images.nbytes, offset=images.nbytes)])
+    more = {why: bytes_ - before.get(why, 0) for why, bytes_ in copied(served).items()}
+    assert more.pop("shared") == 2 * images.nbytes and sum(more.values()) < 4096, "once out of the region and once into it"
     found = shared_memory.get_contents_as_numpy(at.handle, np.float32, images.shape, offset=images.nbytes)
     np.testing.assert_array_equal(found, images)
 

@@ -4,6 +4,7 @@
 //! changes during a run races the engine. A file that is read into a buffer can do neither; the price is one
 //! copy. See `docs/decisions/0007-shared-memory-is-read-not-mapped.md`.
 
+use crate::observe::{self, Copied};
 use crate::tensor::buffer;
 use bytes::Bytes;
 use std::fs::{File, OpenOptions};
@@ -89,6 +90,7 @@ impl Region {
         let (from, length) = self.locate(offset, byte_size)?;
         let mut words: Vec<u64> = vec![0; length.div_ceil(8)];
         self.file.read_exact_at(&mut bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..length], from)?;
+        observe::copied(Copied::Shared, length);
         Ok(buffer::from_vec(words).slice(..length))
     }
 
@@ -98,6 +100,7 @@ impl Region {
     /// `PastEnd` of the region, `TooShort` when the object is, now.
     pub(crate) fn write(&self, offset: u64, room: u64, bytes: &[u8]) -> Result<(), RegionError> {
         let (at, _) = self.locate(offset, room)?;
+        observe::copied(Copied::Shared, bytes.len());
         Ok(self.file.write_all_at(bytes, at)?)
     }
 
