@@ -13,7 +13,7 @@ const MIB: usize = 1024 * KIB;
 pub struct Config {
     /// Bytes of one HTTP request body, before and after inflation.
     pub body_bytes_max: usize,
-    /// Bytes of all request bodies held at once; one more is refused with 503.
+    /// Bytes of all requests held at once, over HTTP and gRPC; one more is refused with 503.
     pub inflight_bytes_max: usize,
     /// Bytes of one request's tensors after decoding.
     pub decoded_bytes_max: usize,

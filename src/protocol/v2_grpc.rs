@@ -25,6 +25,7 @@ use crate::codec::{self, ReplyHead};
 use crate::inference::{InferenceError, TensorSpec};
 use crate::router::Route;
 use crate::router::repository::Action;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use std::sync::Arc;
@@ -63,7 +64,10 @@ impl Service {
 
     async fn infer(&self, exchange: &mut Exchange, message: ModelInferRequest) -> Result<Response<ModelInferResponse>, Refusal> {
         let (limits, began) = (self.door.codec_limits(), Instant::now());
+        let raw: usize = message.raw_input_contents.iter().map(Bytes::len).sum();
         let bytes = if message.raw_input_contents.is_empty() { message.encoded_len() } else { 0 };
+        let mut held = self.door.limits.room();
+        held.grow(raw + bytes)?;
         let decoding = off_the_reactor(bytes, move || codec::v2_grpc::decode(message, &limits));
         let mut decoded = decoding.await?.map_err(InferenceError::from)?;
         let room = shared_memory::fetch(&self.door, &mut decoded).await?;
@@ -71,7 +75,7 @@ impl Service {
 
         let id = decoded.request.id.take().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let answer = exchange.infer(decoded.request).await?;
-        drop(room);
+        drop((held, room));
         let began = Instant::now();
         let shared = shared_memory::put(&self.door, &answer, decoded.shared.outputs).await?;
         let version = exchange.metadata()?.versions.last().cloned();

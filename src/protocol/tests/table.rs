@@ -168,6 +168,13 @@ async fn over_grpc_the_authority_names_the_service() {
 }
 
 #[tokio::test]
+async fn over_grpc_the_bytes_of_all_requests_are_bounded_too() {
+    let house = House::new(Config { inflight_bytes_max: 7, ..Config::default() });
+    let refused = client(house.grpc()).model_infer(message(&GOOD)).await.unwrap_err();
+    assert_eq!((refused.code(), refused.metadata().get("retry-after").is_some()), (Code::ResourceExhausted, true));
+}
+
+#[tokio::test]
 async fn a_grpc_message_above_the_bound_is_refused() {
     let house = House::new(Config { grpc_message_bytes_max: 1000, ..Config::default() });
     let large = Case { numbers: 2000, shape: &[1000, 2], ..GOOD };
