@@ -13,6 +13,7 @@ mod pace;
 mod queue;
 pub mod statistics;
 pub mod threads;
+mod watchdog;
 mod worker;
 
 pub use batch::Batching;

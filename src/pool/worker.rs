@@ -110,13 +110,7 @@ fn joined(pool: &Pool, seat: &mut Seat, entries: &[Entry]) -> Option<(Vec<Vec<Te
 }
 
 /// Runs the model on the calling thread. An engine that panics is let go of, so nothing half-changed is seen again.
-pub(super) fn infer(
-    pool: &Pool,
-    seat: &mut Seat,
-    inputs: &[Tensor],
-    wanted: &[usize],
-    cancel: &Cancel,
-) -> Result<Vec<Tensor>, InferenceError> {
+pub(super) fn infer(pool: &Pool, seat: &mut Seat, inputs: &[Tensor], wanted: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, NoAnswer> {
     let attempt = catch_unwind(AssertUnwindSafe(|| {
         let engine = match seat {
             Some(engine) => engine,
@@ -125,12 +119,14 @@ pub(super) fn infer(
         engine.infer(inputs, wanted, cancel)
     }));
     match attempt {
-        Ok(result) => complete(result.map_err(sorted)?, wanted.len()),
+        Ok(result) => complete(result?, wanted.len()),
         Err(panic) => {
             pool.metrics.worker_panicked();
             tracing::error!(model = pool.options.model, revision = pool.options.revision, panic = words(&*panic), "engine panicked");
             let_go(seat);
-            Err(InferenceError::Engine("the engine broke down on this request; the next one gets a new engine".to_owned()))
+            Err(NoAnswer::Failed(InferenceError::Engine(
+                "the engine broke down on this request; the next one gets a new engine".to_owned(),
+            )))
         }
     }
 }
@@ -141,18 +137,40 @@ fn let_go(seat: &mut Seat) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
 }
 
-fn complete(outputs: Vec<Tensor>, expected: usize) -> Result<Vec<Tensor>, InferenceError> {
+fn complete(outputs: Vec<Tensor>, expected: usize) -> Result<Vec<Tensor>, NoAnswer> {
     if outputs.len() == expected {
         return Ok(outputs);
     }
-    Err(InferenceError::Internal(format!("the engine gave {} outputs where {expected} were asked for", outputs.len())))
+    let message = format!("the engine gave {} outputs where {expected} were asked for", outputs.len());
+    Err(NoAnswer::Failed(InferenceError::Internal(message)))
 }
 
-fn sorted(error: EngineError) -> InferenceError {
-    match error {
-        EngineError::InvalidInput(message) => InferenceError::InvalidInput(message),
-        EngineError::Failed(message) => InferenceError::Engine(message),
-        EngineError::Cancelled => InferenceError::Internal("the run was cancelled".to_owned()),
+/// Why a run gave no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// It was stopped, because nobody waited for it or because it took too long where it ran.
+    Stopped,
+    /// What its caller is told.
+    Failed(InferenceError),
+}
+
+impl From<EngineError> for NoAnswer {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::InvalidInput(message) => Self::Failed(InferenceError::InvalidInput(message)),
+            EngineError::Failed(message) => Self::Failed(InferenceError::Engine(message)),
+            EngineError::Cancelled => Self::Stopped,
+        }
+    }
+}
+
+impl From<NoAnswer> for InferenceError {
+    fn from(why: NoAnswer) -> Self {
+        match why {
+            // Whoever hears of it has left.
+            NoAnswer::Stopped => Self::Internal("the run was cancelled".to_owned()),
+            NoAnswer::Failed(error) => error,
+        }
     }
 }
 

@@ -44,3 +44,13 @@ async fn a_drained_pool_runs_nothing_on_its_callers_threads() {
     scene.handle.drain(Duration::from_mins(10)).await;
     assert!(matches!(scene.handle.infer(request(1), later()).await, Err(InferenceError::ModelNotReady { .. })));
 }
+
+#[tokio::test]
+async fn a_run_that_takes_long_after_all_leaves_its_callers_thread_and_is_answered() {
+    let scene = paced().await;
+    scene.step(Step::Endless);
+    scene.step(Step::Answer);
+    let response = scene.handle.infer(request(5), later()).await.unwrap();
+    assert_eq!(response.outputs[0].data()[0], 5);
+    assert_eq!(scene.handle.in_flight(), 0);
+}
