@@ -73,6 +73,40 @@ bench: build ## measure serving and write BENCHMARKS.md (BENCH_ARGS=--quick for 
 	@python="$$($(PYTHON) scripts/environment.py $(CLIENTS)/requirements.txt)"; \
 	"$$python" benches/serving/bench.py --kserved target/release/kserved --echo "$(TARGET)/release/examples/echo" $(BENCH_ARGS)
 
+# Each writes its own part of BENCHMARKS.md; BENCH_ARGS shortens or changes it, `--help` says how.
+define measure
+	@python="$$($(PYTHON) scripts/environment.py $(CLIENTS)/requirements.txt)"; \
+	"$$python" benches/serving/$(1).py --kserved target/release/kserved $(BENCH_ARGS)
+endef
+
+.PHONY: bench-swap
+bench-swap: build ## 1,000 swaps of a model under full load, 1,000 loads and unloads: failures, memory, threads, open files
+	$(call measure,swap)
+
+.PHONY: bench-overload
+bench-overload: build ## goodput against offered load, up to ten times of what the machine can do (about 8 minutes)
+	$(call measure,overload)
+
+.PHONY: bench-density
+bench-density: build ## 1,000 services in one folder, and 300 whose weights are three times the memory budget
+	$(call measure,density)
+
+.PHONY: bench-minilm
+bench-minilm: build ## a sentence encoder with and without batching against ONNX Runtime in process
+	$(call measure,minilm)
+
+.PHONY: bench-weights
+bench-weights: build ## memory of four workers against one
+	$(call measure,weights)
+
+.PHONY: bench-rivals
+bench-rivals: build ## as bench, with MLServer in its own Python environment beside the others
+	$(CARGO) build $(LOCKED) --release --example echo
+	@python="$$($(PYTHON) scripts/environment.py $(CLIENTS)/requirements.txt)"; \
+	mlserver="$$($(PYTHON) scripts/environment.py benches/serving/mlserver/requirements.txt)"; \
+	"$$python" benches/serving/bench.py --kserved target/release/kserved --echo "$(TARGET)/release/examples/echo" \
+		--mlserver "$$mlserver" $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## remove what was built here (the cache folder stays)
 	rm -rf lib .cache .venv target

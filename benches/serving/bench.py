@@ -54,7 +54,8 @@ def arguments():
     parser.add_argument("--echo", type=pathlib.Path, default=ROOT / "target" / "release" / "examples" / "echo")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "BENCHMARKS.md")
     parser.add_argument("--quick", action="store_true", help="windows of half a second: to see that it runs")
-    parser.add_argument("--without", action="append", default=[], choices=["echo", "kserved", "kserve-sdk"])
+    parser.add_argument("--without", action="append", default=[], choices=["echo", "kserved", "kserve-sdk", "mlserver"])
+    parser.add_argument("--mlserver", type=pathlib.Path, help="the Python of MLServer's environment, to measure it too")
     options = parser.parse_args()
     options.kserved, options.echo = options.kserved.resolve(), options.echo.resolve()
     return options
@@ -77,7 +78,7 @@ class Bench:
         self.measure_in_process()
         if "kserved" not in self.options.without:
             self.measure_daemon()
-        servers = [Kserved(self), Echo(self), Sdk(self)]
+        servers = [Kserved(self), Echo(self), Sdk(self)] + ([Mlserver(self)] if self.options.mlserver else [])
         for server in servers:
             if server.name not in self.options.without:
                 self.measure(server)
@@ -155,7 +156,7 @@ class Bench:
         try:
             at_rest = load.rss_mib(server.pid)
             for model in self.inputs:
-                for wire in WIRES:
+                for wire in server.wires:
                     self.check(server, model, wire)
                     for callers in CALLERS:
                         self.measure_load(server, model, wire, callers)
@@ -194,6 +195,7 @@ class Kserved:
     """The daemon, release build, every default."""
 
     name = "kserved"
+    wires = WIRES
 
     def __init__(self, bench):
         self.running = kserved.Daemon(bench.folder / "kserved", bench.options.kserved)
@@ -211,6 +213,8 @@ class Kserved:
 
 class Child:
     """Another server as a child process on ports that were free a moment ago."""
+
+    wires = WIRES
 
     def __init__(self, bench):
         self.bench = bench
@@ -268,6 +272,28 @@ class Sdk(Child):
         models = [f"{model}={self.bench.models / f'{model}.onnx'}" for model in self.bench.inputs]
         ports = ["--http_port", str(self.http_port), "--grpc_port", str(self.grpc_port)]
         return [sys.executable, ROOT / "tests/clients/kserve_server.py", *ports, "--enable_latency_logging", "false", *models]
+
+
+class Mlserver(Child):
+    """MLServer without parallel workers, its fastest form here; it knows no binary tensors over HTTP."""
+
+    name = "mlserver"
+    wires = ["json", "grpc"]
+
+    def command(self):
+        folder = self.bench.folder / "mlserver"
+        folder.mkdir()
+        settings = {"host": "127.0.0.1", "http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": free_port()}
+        settings |= {"parallel_workers": 0, "grpc_max_message_length": oip.MESSAGE_BYTES_MAX, "metrics_dir": str(folder)}
+        (folder / "settings.json").write_text(json.dumps(settings))
+        shutil.copy(ROOT / "benches/serving/mlserver/onnx_runtime.py", folder)
+        for model in self.bench.inputs:
+            (folder / model).mkdir()
+            described = {"name": model, "implementation": "onnx_runtime.OnnxModel"}
+            described["parameters"] = {"uri": str(self.bench.models / f"{model}.onnx")}
+            (folder / model / "model-settings.json").write_text(json.dumps(described))
+        return [self.bench.options.mlserver, "-c", f"import os, sys; os.chdir({str(folder)!r}); sys.path.insert(0, ''); "
+                "from mlserver.cli import main; sys.argv = ['mlserver', 'start', '.']; main()"]
 
 
 def shortest(array):

@@ -10,6 +10,7 @@
 //! pool and costs one answer and one worker.
 
 pub mod cancel;
+pub mod free_memory;
 pub mod onnx;
 
 pub use cancel::Cancel;

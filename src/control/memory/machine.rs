@@ -1,5 +1,7 @@
 //! What the machine says of memory: how much there is, how much this process holds, and how to give some back.
 
+pub(in crate::control) use crate::engine::free_memory::give_back;
+
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// The machine's memory, or what the control group leaves of it.
@@ -17,20 +19,6 @@ pub(in crate::control) fn resident_bytes() -> u64 {
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, ProcessRefreshKind::nothing().with_memory());
     system.process(pid).map_or(0, sysinfo::Process::memory)
 }
-
-/// Hands freed memory back to the system: the C library keeps it otherwise. May take some milliseconds.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(in crate::control) fn give_back() {
-    #[expect(unsafe_code, reason = "the C library has no safe way to be asked for it")]
-    // SAFETY: `malloc_trim` takes no pointer, may be called from any thread at any time, and only returns free pages.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// Where the C library gives memory back by itself.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(in crate::control) const fn give_back() {}
 
 #[cfg(test)]
 mod tests {

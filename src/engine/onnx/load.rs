@@ -40,12 +40,12 @@ pub(super) fn session(
 /// ONNX Runtime's own; whatever lies at `graph` then is of no use.
 pub(super) fn optimised(
     environment: &Environment,
-    model: &[u8],
+    model: &Path,
     graph: &Path,
     config: &OnnxConfig,
     options: &LoadOptions,
 ) -> ort::Result<()> {
-    builder(environment, config, options, Done::Nothing)?.with_optimized_model_path(graph)?.commit_from_memory(model).map(drop)
+    builder(environment, config, options, Done::Nothing)?.with_optimized_model_path(graph)?.commit_from_file(model).map(drop)
 }
 
 /// What was done to a graph before it is loaded.

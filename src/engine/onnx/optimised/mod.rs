@@ -9,6 +9,7 @@
 //! The first load never waits for this: graphs are written behind it, one at a time, once no model has been loaded for a
 //! while. Nothing here can fail a load: whatever is wrong with an entry, it is deleted and the model loaded as always.
 
+mod content;
 mod cpu;
 mod identity;
 mod note;
@@ -16,7 +17,9 @@ mod sweep;
 mod write;
 
 use super::{LoadOptions, OnnxConfig, library::Library};
+use crate::engine::free_memory;
 use crate::observe;
+use content::read_through;
 use identity::Identity;
 use note::Note;
 use sha2::{Digest, Sha256};
@@ -143,9 +146,13 @@ impl Shared {
             self.until_quiet();
             match self.write(&job) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => tracing::debug!(%error, "an optimised graph is not kept"),
+                // Not this model, or a file that is gone by now.
+                Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) => {
+                    tracing::debug!(%error, "an optimised graph is not kept");
+                }
                 Err(error) => self.cannot_keep(&error),
             }
+            free_memory::give_back();
             self.change_waiting(|waiting| waiting - 1);
         }
     }
@@ -198,7 +205,7 @@ impl Shared {
         if identity == note.identity {
             return true;
         }
-        let same = fs::read(&kept.graph).is_ok_and(|bytes| digest(&[&bytes]) == note.sha256);
+        let same = read_through(&kept.graph, "").is_ok_and(|content| content.sha256 == note.sha256);
         if same {
             // The folder was copied or restored.
             let _ = Note { identity, ..note.clone() }.write(&kept.note, &self.partial());
@@ -222,8 +229,8 @@ impl Shared {
     }
 
     fn note_of(&self, source: &Identity, library: &Library) -> PathBuf {
-        let key = digest(&[source.as_str().as_bytes(), settings(library).as_bytes()]);
-        self.notes().join(format!("{key}.json"))
+        let key = Sha256::new_with_prefix(source.as_str()).chain_update([0]).chain_update(settings(library)).finalize();
+        self.notes().join(format!("{}.json", hexadecimal(&key)))
     }
 }
 
@@ -242,14 +249,8 @@ fn discard(kept: &Kept) {
     }
 }
 
-/// SHA-256 of the parts in hexadecimal digits; each part counts with its length.
-fn digest(parts: &[&[u8]]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::time::SystemTime;
+use uuid::Uuid;
 
 /// Bytes of a note at most; a longer one is none of ours.
 const BYTES_MAX: u64 = 4096;
@@ -35,7 +36,7 @@ impl Note {
 
     /// Writes it beside and moves it into place.
     pub(super) fn write(&self, path: &Path, partial: &Path) -> io::Result<()> {
-        let temporary = partial.join(format!("{}.{}", std::process::id(), path.file_name().unwrap_or_default().to_string_lossy()));
+        let temporary = partial.join(format!("{}.json", Uuid::new_v4().simple()));
         fs::write(&temporary, serde_json::to_vec(self)?)?;
         fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))
     }
