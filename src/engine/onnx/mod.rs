@@ -83,7 +83,7 @@ impl OnnxLoader {
         if let Some(kept) = graphs.find(file, library) {
             match load(&kept.graph, Done::Optimised) {
                 Ok(session) => return Ok(session),
-                Err(error) => graphs.forget(&kept, &error.to_string()),
+                Err(error) => OptimisedGraphs::forget(&kept, &error.to_string()),
             }
         }
         let began = Instant::now();

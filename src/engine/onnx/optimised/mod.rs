@@ -101,7 +101,7 @@ impl OptimisedGraphs {
     }
 
     /// A kept graph did not load: it is deleted.
-    pub(super) fn forget(&self, kept: &Kept, reason: &str) {
+    pub(super) fn forget(kept: &Kept, reason: &str) {
         tracing::warn!(reason, "a kept optimised graph was damaged and is deleted; the model is loaded as it is");
         observe::optimised_graph("damaged");
         discard(kept);

@@ -38,9 +38,9 @@ impl House {
     /// Loads, and waits until what is to be kept is kept.
     fn load(&self, model: &Path) -> Arc<dyn LoadedModel> {
         let loader = self.loader();
-        let loaded = loader.load(model, &LoadOptions::default()).unwrap();
+        let model = loader.load(model, &LoadOptions::default()).unwrap();
         loader.graphs.unwrap().settle();
-        loaded
+        model
     }
 
     fn is_kept(&self, model: &Path) -> bool {
