@@ -7,6 +7,7 @@
 
 use super::door::Arrival;
 use super::error::Refusal;
+use super::timing::REVISION;
 use super::v2_grpc::Service;
 use crate::codec::open_inference::infer_parameter::ParameterChoice;
 use crate::codec::open_inference::{InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
@@ -17,7 +18,7 @@ use std::pin::Pin;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Status, Streaming};
+use tonic::{Response, Status, Streaming};
 use tracing::Instrument;
 
 /// The parameter by which Triton's clients know that no further answer to a request comes.
@@ -50,7 +51,7 @@ fn begin(
     async move {
         let answer = running.await.unwrap_or_else(|_| Err(broken()));
         Ok(match answer {
-            Ok(response) => answered(response.into_inner()),
+            Ok(response) => answered(response),
             Err(refusal) => refused(ModelInferResponse { id, model_name, ..ModelInferResponse::default() }, &refusal),
         })
     }
@@ -71,7 +72,14 @@ async fn stopping(mut ready: watch::Receiver<bool>) {
     }
 }
 
-fn answered(mut response: ModelInferResponse) -> ModelStreamInferResponse {
+/// An answer of a stream has no headers of its own, so the revision that gave it is named in a parameter.
+fn answered(response: Response<ModelInferResponse>) -> ModelStreamInferResponse {
+    let revision = response.metadata().get(REVISION.as_str()).and_then(|revision| revision.to_str().ok()).map(str::to_owned);
+    let mut response = response.into_inner();
+    if let Some(revision) = revision {
+        let revision = InferParameter { parameter_choice: Some(ParameterChoice::StringParam(revision)) };
+        response.parameters.insert(REVISION.to_string(), revision);
+    }
     mark_final(&mut response);
     ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
 }

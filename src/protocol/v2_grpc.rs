@@ -66,20 +66,20 @@ impl Service {
         let (limits, began) = (self.door.codec_limits(), Instant::now());
         let raw: usize = message.raw_input_contents.iter().map(Bytes::len).sum();
         let bytes = if message.raw_input_contents.is_empty() { message.encoded_len() } else { 0 };
-        let mut held = self.door.limits.room();
-        held.grow(raw + bytes)?;
+        let mut room = self.door.limits.room();
+        room.grow(raw + bytes)?;
         let decoding = off_the_reactor(bytes, move || codec::v2_grpc::decode(message, &limits));
         let mut decoded = decoding.await?.map_err(InferenceError::from)?;
-        let room = shared_memory::fetch(&self.door, &mut decoded).await?;
+        let fetched = shared_memory::fetch(&self.door, &mut decoded).await?;
         exchange.stages.parse = began.elapsed();
 
         let id = decoded.request.id.take().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let answer = exchange.infer(decoded.request).await?;
-        drop((held, room));
+        drop((room, fetched));
         let began = Instant::now();
-        let shared = shared_memory::put(&self.door, &answer, decoded.shared.outputs).await?;
+        let placed = shared_memory::put(&self.door, &answer, decoded.shared.outputs).await?;
         let version = exchange.metadata()?.versions.last().cloned();
-        let head = ReplyHead { model_name: &exchange.route.model_name, model_version: version.as_deref(), id: &id, shared: &shared };
+        let head = ReplyHead { model_name: &exchange.route.model_name, model_version: version.as_deref(), id: &id, shared: &placed };
         let message = codec::v2_grpc::encode(&head, &answer, &decoded.reply);
         exchange.stages.encode = began.elapsed();
 

@@ -198,7 +198,9 @@ def test_answers_of_a_stream_come_in_the_order_of_its_requests(stream):
         result, error = answers.get(timeout=30)
         assert error is None
         assert result.get_response().id == str(number)
-        assert result.get_response().parameters["triton_final_response"].bool_param
+        parameters = result.get_response().parameters
+        assert parameters["triton_final_response"].bool_param
+        assert parameters["x-kserved-revision"].string_param == f"{'slow' if number == 0 else 'mlp'}-predictor-00001"
 
 
 def test_an_error_costs_one_answer_and_the_stream_goes_on(stream):
