@@ -157,7 +157,7 @@ pub enum InferenceError {
     #[error("{0}")]
     NotImplemented(String),
     /// The queue is full. 503 with `Retry-After`, `RESOURCE_EXHAUSTED`.
-    #[error("Model with name {model} is overloaded: {queued} requests wait already.")]
+    #[error("Model with name {model} is overloaded: pending request queue full, {queued} requests wait already.")]
     Overloaded {
         /// The model.
         model: String,

@@ -2,6 +2,7 @@
 
 mod banner;
 mod example;
+pub mod huge_pages;
 mod ports;
 mod unix_socket;
 

@@ -18,6 +18,7 @@ pub(super) struct Arguments {
 
 /// Serves until a signal asks for the end.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    server::huge_pages::avoid();
     let loaded = arguments.settings.load()?;
     telemetry::install_logs(&loaded.config.log)?;
     for warning in &loaded.warnings {

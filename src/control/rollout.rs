@@ -141,7 +141,7 @@ impl Rollout {
             return Err(too_large(file_bytes, stays, limit));
         }
         let bytes = memory::while_loading(file_bytes).min(limit - stays);
-        if let (false, Some(taken)) = (self.mind.memory.must_wait(bytes, memory::resident_bytes()), self.mind.memory.take(bytes)) {
+        if let Some(taken) = self.mind.memory.take_at_once(bytes) {
             return Ok(Arc::new(taken));
         }
         self.say(Stage::Pending);

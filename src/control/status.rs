@@ -141,10 +141,9 @@ fn model_status(facts: &Facts<'_>) -> ModelStatus {
         Stage::Pending | Stage::Stopped => (TransitionStatus::InProgress, ModelState::Pending),
         Stage::Loading(_) => (TransitionStatus::InProgress, ModelState::Loading),
         Stage::Serving => (TransitionStatus::UpToDate, ModelState::Loaded),
-        Stage::Asleep(_) => (TransitionStatus::UpToDate, ModelState::Standby),
         Stage::Failed(_) => (TransitionStatus::BlockedByFailedLoad, ModelState::FailedToLoad),
         Stage::Invalid(_) => (TransitionStatus::InvalidSpec, ModelState::FailedToLoad),
-        Stage::Unloaded => (TransitionStatus::UpToDate, ModelState::Standby),
+        Stage::Asleep(_) | Stage::Unloaded => (TransitionStatus::UpToDate, ModelState::Standby),
     };
     let active_model_state = if facts.serving.is_some() { ModelState::Loaded } else { ModelState::Pending };
     let failed = matches!(facts.stage, Stage::Failed(_));

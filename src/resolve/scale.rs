@@ -226,7 +226,7 @@ impl<'a> Notes<'a> {
         self.own(key).or_else(|| self.service.metadata.annotation(key))
     }
 
-    fn number<T: FromStr + PartialOrd + std::fmt::Display>(&self, key: &str, least: T, most: T) -> Result<Option<T>, ResolveError> {
+    fn number<T: FromStr + PartialOrd + Copy + std::fmt::Display>(&self, key: &str, least: T, most: T) -> Result<Option<T>, ResolveError> {
         self.get(key).map(|text| number(key, text, least, most)).transpose()
     }
 
@@ -238,8 +238,8 @@ impl<'a> Notes<'a> {
     }
 }
 
-fn number<T: FromStr + PartialOrd + std::fmt::Display>(key: &str, text: &str, least: T, most: T) -> Result<T, ResolveError> {
-    let read = text.trim().parse::<T>().ok().filter(|number| (&least..=&most).contains(&number));
+fn number<T: FromStr + PartialOrd + Copy + std::fmt::Display>(key: &str, text: &str, least: T, most: T) -> Result<T, ResolveError> {
+    let read = text.trim().parse::<T>().ok().filter(|number| (least..=most).contains(number));
     read.ok_or_else(|| wrong(key, text, &format!("a number from {least} on")))
 }
 

@@ -34,6 +34,8 @@ struct Ledger {
     taken: u64,
     /// The part of it that is being unloaded.
     leaving: u64,
+    /// The part of it that is being loaded: not in memory yet, or only partly.
+    coming: u64,
 }
 
 /// Bytes taken from the budget; given back when dropped.
@@ -42,6 +44,7 @@ pub(super) struct Reservation {
     memory: Arc<Memory>,
     bytes: AtomicU64,
     leaving: AtomicBool,
+    settled: AtomicBool,
 }
 
 impl Memory {
@@ -76,22 +79,38 @@ impl Memory {
             return None;
         }
         ledger.taken += bytes;
+        ledger.coming += bytes;
         observe::memory_taken(ledger.taken);
-        Some(Reservation { memory: Arc::clone(self), bytes: AtomicU64::new(bytes), leaving: AtomicBool::new(false) })
+        let (bytes, leaving, settled) = (AtomicU64::new(bytes), AtomicBool::new(false), AtomicBool::new(false));
+        Some(Reservation { memory: Arc::clone(self), bytes, leaving, settled })
+    }
+
+    /// Takes bytes if they are left, nobody waits in line for them, and the process does not hold too much already.
+    pub(super) fn take_at_once(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let _in_line = self.line.try_lock().ok()?;
+        let resident = resident_bytes();
+        if self.must_wait(bytes, resident) || self.missing(bytes, resident) > 0 { None } else { self.take(bytes) }
     }
 
     /// What must be put to sleep before that many bytes are left, besides what is being unloaded already. Where the
-    /// process holds more than is accounted for, that counts too.
+    /// process holds more than is accounted for, that counts too, up to a half.
     pub(super) fn missing(&self, bytes: u64, resident_bytes: u64) -> u64 {
         let ledger = self.lock();
-        let held = ledger.taken.max(resident_bytes.saturating_sub(self.base_bytes));
-        (held - ledger.leaving.min(held)).saturating_add(bytes).saturating_sub(self.limit_bytes)
+        let held = ledger.taken + self.beside(&ledger, resident_bytes);
+        (held - ledger.leaving).saturating_add(bytes).saturating_sub(self.limit_bytes)
     }
 
     /// Whether a load must wait for what is being unloaded: the process would hold too much until then.
     pub(super) fn must_wait(&self, bytes: u64, resident_bytes: u64) -> bool {
-        let held = resident_bytes.saturating_sub(self.base_bytes);
-        self.lock().leaving > 0 && held.saturating_add(bytes) > self.limit_bytes
+        let ledger = self.lock();
+        let held = ledger.taken + self.beside(&ledger, resident_bytes);
+        ledger.leaving > 0 && held.saturating_add(bytes) > self.limit_bytes
+    }
+
+    /// What the process holds beside the models, threads and requests for example. It narrows the budget to a half at
+    /// most: putting models to sleep does not make it less.
+    fn beside(&self, ledger: &Ledger, resident_bytes: u64) -> u64 {
+        resident_bytes.saturating_sub(self.base_bytes + ledger.taken - ledger.coming).min(self.limit_bytes / 2)
     }
 
     /// Resolves when bytes were given back after this call.
@@ -147,6 +166,9 @@ impl Reservation {
         let mut ledger = self.memory.lock();
         let before = self.bytes.swap(bytes, Ordering::AcqRel);
         ledger.taken = ledger.taken + bytes - before;
+        if !self.settled.swap(true, Ordering::AcqRel) {
+            ledger.coming -= before;
+        }
         observe::memory_taken(ledger.taken);
         drop(ledger);
         self.memory.freed.notify_waiters();
@@ -168,6 +190,9 @@ impl Drop for Reservation {
         ledger.taken -= bytes;
         if self.leaving.load(Ordering::Acquire) {
             ledger.leaving -= bytes;
+        }
+        if !self.settled.load(Ordering::Acquire) {
+            ledger.coming -= bytes;
         }
         observe::memory_taken(ledger.taken);
         drop(ledger);
@@ -197,9 +222,12 @@ mod tests {
     #[test]
     fn memory_that_nobody_accounts_for_counts_above_what_the_process_began_with() {
         let memory = Arc::new(Memory::with(100, 10));
-        let _models = memory.take(40).unwrap();
+        let models = memory.take(40).unwrap();
+        assert_eq!(memory.missing(40, 10 + 30), 10, "as long as it loads, what is there may be other things");
+        models.correct(40);
         assert_eq!(memory.missing(40, 10 + 30), 0);
         assert_eq!(memory.missing(40, 10 + 75), 15);
+        assert_eq!(memory.missing(40, 10 + 1000), 30, "but not more than a half of the budget");
     }
 
     #[test]

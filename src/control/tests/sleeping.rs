@@ -112,7 +112,7 @@ async fn a_newer_spec_is_loaded_beside_a_sleeping_one_and_a_broken_one_leaves_it
     house.until_status("iris", "still told to be blocked", blocked).await;
     house.put("models/iris.yaml", &scaled("iris", "b.txt", "minReplicas: 0", ""));
     let second = |status: &InferenceServiceStatus| {
-        status.is_ready() && status.components["predictor"].latest_ready_revision > "iris-predictor-00001".to_owned()
+        status.is_ready() && status.components["predictor"].latest_ready_revision.as_str() > "iris-predictor-00001"
     };
     house.until_status("iris", "a new revision", second).await;
     assert_eq!(house.ask("iris").await.unwrap(), "b");
@@ -131,7 +131,7 @@ async fn a_sleeping_service_is_stopped_and_removed_like_any_other() {
     house.until("gone", |snapshot| snapshot.get(&key("iris")).is_none()).await;
     let forgotten = async {
         while house.router.load().find(Scope::Default, "iris").is_ok() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(PATIENCE, forgotten).await.unwrap();
