@@ -1,12 +1,13 @@
 """Models that sleep and wake, and more models than fit into memory, seen from outside."""
 
+import os
 import threading
 
 import numpy as np
 import oip
 import onnx
 import pytest
-from daemon import ROOT, service
+from daemon import FIXTURES, ROOT, service
 from oip import WIRES
 from onnx import TensorProto, helper, numpy_helper
 
@@ -131,3 +132,45 @@ def test_three_hundred_services_that_do_not_fit_all_answer_and_memory_stays_in_i
     assert taken <= budget
     assert asleep >= count - budget / mebibytes
     assert max(peaks) <= base + budget
+
+
+def ask_at_once(daemon, name, callers, iterations):
+    """Asks a slow model from so many callers at once; what those that were refused were told."""
+    refusals = []
+
+    def ask():
+        client = daemon.new_client()
+        try:
+            client.infer("binary", name, {"iterations": np.array([iterations], np.int64)})
+        except oip.Refused as refused:
+            refusals.append(refused.answer)
+        client.close()
+
+    together([ask] * callers)
+    return refusals
+
+
+def test_a_hard_limit_lets_ten_times_as_many_wait_and_says_so_to_the_rest(daemon):
+    daemon.add("slow", FIXTURES / "slow.onnx")
+    daemon.write("slow.yaml", scaled("slow", "containerConcurrency: 1\n    maxReplicas: 1"))
+    daemon.start()
+    refusals = ask_at_once(daemon, "slow", 24, 4000)
+    # One runs and ten wait; who comes after the first is done may still find a place.
+    assert 1 <= len(refusals) <= 13
+    assert {answer.status for answer in refusals} == {503}
+    assert all("pending request queue full" in answer.json()["error"] and "retry-after" in answer.headers for answer in refusals)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a second replica needs a second core")
+def test_replicas_follow_what_is_asked(daemon):
+    daemon.add("slow", FIXTURES / "slow.onnx")
+    daemon.write("slow.yaml", scaled("slow", "containerConcurrency: 1\n    maxReplicas: 2"))
+    daemon.start(config="autoscaling: {tick_ms: 100, stable_window_s: 1}\n")
+    asking = threading.Thread(target=ask_at_once, args=(daemon, "slow", 6, 20_000))
+    asking.start()
+    daemon.wait_for(lambda: metric(daemon, "kserved_replicas_ready") == 2, 30, "two replicas")
+    assert metric(daemon, "kserved_replicas_desired") == 2, "no more than maxReplicas"
+    asking.join()
+    daemon.wait_for(lambda: metric(daemon, "kserved_replicas_ready") == 1, 30, "one replica again")
+    assert daemon.resource("slow")["status"]["modelStatus"]["copies"]["totalCopies"] == 1
+    assert daemon.resource("slow")["status"]["components"]["predictor"]["latestReadyRevision"] == "slow-predictor-00001"
