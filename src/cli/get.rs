@@ -164,7 +164,7 @@ impl Arguments {
         let (own, more): (&[&str], &[&str]) = match self.kind {
             Asked::Resource(Kind::InferenceService) => (
                 &["NAME", "URL", "READY", "PREV", "LATEST", "PREVROLLEDOUTREVISION", "LATESTREADYREVISION", "AGE"],
-                &["STATE", "RUNTIME", "STORAGE", "REASON"],
+                &["STATE", "REPLICAS", "RUNTIME", "STORAGE", "REASON"],
             ),
             Asked::Resource(_) => (&["NAME", "DISABLED", "MODELTYPE", "CONTAINERS", "AGE"], &["PROTOCOLS"]),
             Asked::Events => (&["TYPE", "REASON", "OBJECT", "MESSAGE"], &[]),
@@ -257,6 +257,7 @@ fn service_row_more(object: &Value) -> Vec<String> {
     let runtime = ["/status/servingRuntimeName", "/status/clusterServingRuntimeName"].map(|path| cell(object, path)).concat();
     vec![
         cell(object, "/status/modelStatus/states/targetModelState"),
+        cell(object, "/status/modelStatus/copies/totalCopies"),
         runtime,
         cell(object, "/spec/predictor/model/storageUri"),
         condition(object, "Ready").map_or_else(String::new, |ready| cell(ready, "/reason")),

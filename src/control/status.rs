@@ -145,7 +145,11 @@ fn model_status(facts: &Facts<'_>) -> ModelStatus {
         Stage::Invalid(_) => (TransitionStatus::InvalidSpec, ModelState::FailedToLoad),
         Stage::Asleep(_) | Stage::Unloaded => (TransitionStatus::UpToDate, ModelState::Standby),
     };
-    let active_model_state = if facts.serving.is_some() { ModelState::Loaded } else { ModelState::Pending };
+    let active_model_state = match &facts.stage {
+        Stage::Asleep(_) => ModelState::Standby,
+        _ if facts.serving.is_some() => ModelState::Loaded,
+        _ => ModelState::Pending,
+    };
     let failed = matches!(facts.stage, Stage::Failed(_));
     ModelStatus {
         transition_status,
@@ -359,6 +363,19 @@ mod tests {
             check(DeploymentMode::Standard, Stage::Failed(failure()), Some("iris-predictor-00001")).is_ready(),
             "a deployment stays available"
         );
+    }
+
+    #[test]
+    fn a_sleeping_service_is_ready_and_says_why_it_sleeps() {
+        for (why, reason) in [(Why::Idle, "ScaledToZero"), (Why::Memory, "MemoryBudget")] {
+            let status = check(DeploymentMode::Knative, Stage::Asleep(why), Some("iris-predictor-00002"));
+            assert!(status.is_ready());
+            assert_eq!(status.condition(ASLEEP).unwrap().reason, reason);
+            assert_eq!(status.url.as_deref(), Some("http://iris.default.example.com"));
+            let model = status.model_status;
+            assert_eq!(model.states.unwrap().active_model_state, ModelState::Standby);
+            assert_eq!((model.transition_status, model.copies.unwrap().total_copies), (TransitionStatus::UpToDate, Some(0)));
+        }
     }
 
     #[test]
