@@ -10,6 +10,7 @@ mod get;
 mod infer;
 mod kind;
 mod npy;
+mod optimise_graph;
 mod serve;
 mod settings;
 mod table;
@@ -53,6 +54,9 @@ enum Command {
     },
     /// Print the version.
     Version,
+    /// Optimise a model for this machine and write the graph; a daemon asks this of itself.
+    #[command(hide = true)]
+    OptimiseGraph(optimise_graph::Arguments),
 }
 
 /// Reads the process's arguments, does what they say, and answers with the exit code.
@@ -80,6 +84,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Describe(arguments) => client::block_on(describe::run(&arguments, out)),
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),
         Command::Config(arguments) => config::run(arguments, out),
+        Command::OptimiseGraph(arguments) => optimise_graph::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "kserved", out);
             Ok(ExitCode::SUCCESS)

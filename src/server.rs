@@ -82,7 +82,7 @@ impl Server {
         let grpc = bind(SocketAddr::new(config.http.host, config.grpc.port), "grpc.port").await?;
         let (http_address, grpc_address) = (http.local_addr()?, grpc.local_addr()?);
         let (unix, sockets) = bind_unix(&config).await?;
-        let onnx = OnnxLoader::new(config.onnx.clone()).keeping_graphs_in(config.storage.cache.join("optimised"));
+        let onnx = OnnxLoader::new(config.onnx.clone()).keeping_graphs_in(config.storage.cache.join("optimised"), this_program());
         let banner = Banner::new(&config, http_address, grpc_address);
         banner.start(onnx.library_info());
         let mut engines = EngineRegistry::default();
@@ -202,6 +202,11 @@ async fn bind_unix(config: &Config) -> anyhow::Result<(Vec<(Kind, Listener)>, Ve
         files.push(file);
     }
     Ok((listeners, files))
+}
+
+/// This program's file, if it is kserved itself and not one that embeds it.
+fn this_program() -> Option<PathBuf> {
+    std::env::current_exe().ok().filter(|path| path.file_stem().is_some_and(|stem| stem == env!("CARGO_PKG_NAME")))
 }
 
 /// Passes the mind's readiness on, until the end begins.

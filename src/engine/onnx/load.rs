@@ -38,14 +38,11 @@ pub(super) fn session(
 ///
 /// # Errors
 /// ONNX Runtime's own; whatever lies at `graph` then is of no use.
-pub(super) fn optimised(
-    environment: &Environment,
-    model: &Path,
-    graph: &Path,
-    config: &OnnxConfig,
-    options: &LoadOptions,
-) -> ort::Result<()> {
-    builder(environment, config, options, Done::Nothing)?.with_optimized_model_path(graph)?.commit_from_file(model).map(drop)
+pub(super) fn optimised(environment: &Environment, model: &Path, graph: &Path, config: &OnnxConfig) -> ort::Result<()> {
+    builder(environment, config, &LoadOptions::default(), Done::Nothing)?
+        .with_optimized_model_path(graph)?
+        .commit_from_file(model)
+        .map(drop)
 }
 
 /// What was done to a graph before it is loaded.

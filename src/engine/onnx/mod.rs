@@ -69,11 +69,24 @@ impl OnnxLoader {
     }
 
     /// Keeps optimised graphs in a folder, if the settings want them kept.
+    ///
+    /// `program` writes them when called as `PROGRAM optimise-graph --library FILE MODEL GRAPH`, so that the memory this
+    /// takes goes with its process; without one they are written in this process.
     #[must_use]
-    pub fn keeping_graphs_in(self, folder: PathBuf) -> Self {
+    pub fn keeping_graphs_in(self, folder: PathBuf, program: Option<PathBuf>) -> Self {
         let bytes_max = self.config.optimised_cache_bytes_max;
-        let graphs = self.config.optimised_cache.then(|| Arc::new(OptimisedGraphs::new(folder, bytes_max, Patience::default())));
+        let graphs = self.config.optimised_cache.then(|| Arc::new(OptimisedGraphs::new(folder, bytes_max, program, Patience::default())));
         Self { graphs, ..self }
+    }
+
+    /// Optimises a model for this machine and writes the graph to a file.
+    ///
+    /// # Errors
+    /// ONNX Runtime's, about the model or the file.
+    pub fn write_optimised(&self, model: &Path, graph: &Path) -> Result<(), LoadError> {
+        let library = library::start(self.config.library.as_deref())?;
+        load::optimised(library.environment(), model, graph, &self.config)
+            .map_err(|error| words::refused(&words::file_name(model), error.message()))
     }
 
     /// Loads the kept graph of a file, or the file itself, whose graph is then kept for the next time.
@@ -88,8 +101,7 @@ impl OnnxLoader {
         }
         let began = Instant::now();
         let session = load(file, Done::Nothing)?;
-        let job = Job { library, file: file.to_owned(), config: self.config.clone(), options: options.clone() };
-        graphs.keep(job, began.elapsed());
+        graphs.keep(Job { library, file: file.to_owned(), config: self.config.clone() }, began.elapsed());
         Ok(session)
     }
 

@@ -16,8 +16,7 @@ mod note;
 mod sweep;
 mod write;
 
-use super::{LoadOptions, OnnxConfig, library::Library};
-use crate::engine::free_memory;
+use super::{OnnxConfig, library::Library};
 use crate::observe;
 use content::read_through;
 use identity::Identity;
@@ -64,7 +63,6 @@ pub(super) struct Job {
     pub(super) library: &'static Library,
     pub(super) file: PathBuf,
     pub(super) config: OnnxConfig,
-    pub(super) options: LoadOptions,
 }
 
 /// A kept graph that fits a model's file.
@@ -78,6 +76,7 @@ pub(super) struct Kept {
 struct Shared {
     folder: PathBuf,
     bytes_max: u64,
+    program: Option<PathBuf>,
     patience: Patience,
     last_load: Mutex<Instant>,
     waiting: (Mutex<usize>, Condvar),
@@ -85,10 +84,10 @@ struct Shared {
 }
 
 impl OptimisedGraphs {
-    /// Graphs below a folder, which is made when first needed, of at most so many bytes together.
-    pub(super) fn new(folder: PathBuf, bytes_max: u64, patience: Patience) -> Self {
+    /// Graphs below a folder, which is made when first needed, of at most so many bytes together, written by `program`.
+    pub(super) fn new(folder: PathBuf, bytes_max: u64, program: Option<PathBuf>, patience: Patience) -> Self {
         let (last_load, waiting) = (Mutex::new(Instant::now()), (Mutex::new(0), Condvar::new()));
-        let shared = Shared { folder, bytes_max, patience, last_load, waiting, told: AtomicBool::new(false) };
+        let shared = Shared { folder, bytes_max, program, patience, last_load, waiting, told: AtomicBool::new(false) };
         Self { shared: Arc::new(shared), writer: Mutex::default() }
     }
 
@@ -152,7 +151,6 @@ impl Shared {
                 }
                 Err(error) => self.cannot_keep(&error),
             }
-            free_memory::give_back();
             self.change_waiting(|waiting| waiting - 1);
         }
     }

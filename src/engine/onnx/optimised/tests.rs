@@ -2,7 +2,7 @@
 
 use super::super::OnnxLoader;
 use super::*;
-use crate::engine::{Cancel, EngineLoader, LoadedModel};
+use crate::engine::{Cancel, EngineLoader, LoadOptions, LoadedModel};
 use crate::tensor::buffer::from_vec;
 use crate::tensor::{DataType, Tensor};
 use std::fs;
@@ -27,7 +27,7 @@ impl House {
     /// A loader as a newly started daemon has it.
     fn loader_at(&self, cache: &Path) -> OnnxLoader {
         let patience = Patience { load_min: Duration::ZERO, quiet: Duration::ZERO, tick: Duration::ZERO };
-        let graphs = OptimisedGraphs::new(cache.to_owned(), self.bytes_max, patience);
+        let graphs = OptimisedGraphs::new(cache.to_owned(), self.bytes_max, None, patience);
         OnnxLoader { graphs: Some(Arc::new(graphs)), ..plain() }
     }
 

@@ -5,10 +5,12 @@ use super::content::{Content, read_through};
 use super::identity::{Identity, is_fresh};
 use super::note::Note;
 use super::{Job, Shared, settings};
+use crate::engine::free_memory;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -47,9 +49,10 @@ impl Shared {
     fn optimise_into(&self, job: &Job, source: &Identity, temporary: &Path) -> io::Result<()> {
         // ONNX Runtime tells a full disk and a model it cannot write in the same way, so a probe comes first.
         fs::copy(&job.file, temporary)?;
-        let saved =
-            catch_unwind(AssertUnwindSafe(|| load::optimised(job.library.environment(), &job.file, temporary, &job.config, &job.options)));
-        saved.map_err(|_| not_kept("ONNX Runtime's binding broke down"))?.map_err(|error| not_kept(error.message()))?;
+        match &self.program {
+            Some(program) => in_a_process(program, job, temporary)?,
+            None => in_this_process(job, temporary)?,
+        }
         // Its key is made of what was read before; any change since then shows.
         if Identity::of(&job.file)? != *source {
             return Err(not_kept(CHANGED));
@@ -60,6 +63,21 @@ impl Shared {
         }
         file.sync_all()
     }
+}
+
+/// The memory that this takes goes with the process.
+fn in_a_process(program: &Path, job: &Job, graph: &Path) -> io::Result<()> {
+    let mut command = Command::new(program);
+    command.arg("optimise-graph").arg("--library").arg(&job.library.info().path).arg(&job.file).arg(graph);
+    let done = command.stdin(Stdio::null()).output().map_err(|error| not_kept(&error.to_string()))?;
+    if done.status.success() { Ok(()) } else { Err(not_kept(&String::from_utf8_lossy(&done.stderr))) }
+}
+
+fn in_this_process(job: &Job, graph: &Path) -> io::Result<()> {
+    let environment = job.library.environment();
+    let saved = catch_unwind(AssertUnwindSafe(|| load::optimised(environment, &job.file, graph, &job.config)));
+    free_memory::give_back();
+    saved.map_err(|_| not_kept("ONNX Runtime's binding broke down"))?.map_err(|error| not_kept(error.message()))
 }
 
 /// A file's content, and what the file was while it was read.
