@@ -252,6 +252,7 @@ impl Rollout {
             let first = |scale: &ScaleSpec| size.within(scale.initial.max(scale.min), scale);
             let ready = service.scale.as_ref().map_or(1, first);
             service.replicas = Replicas { wanted: ready, ready };
+            observe::replicas(&self.spec.model_name, ready, ready);
             ready
         });
         PoolOptions {

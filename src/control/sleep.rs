@@ -4,6 +4,7 @@ use super::memory::{Reservation, resident_bytes};
 use super::mind::Mind;
 use super::services::Why;
 use crate::api::{Kind, ResourceKey};
+use crate::observe;
 use crate::resolve::revision::RevisionName;
 use crate::router::waker::Ask;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ impl Mind {
         let retired = self.services.with_route(key, |service| service.fall_asleep(revision, why, &self.asks));
         let Some(retired) = retired else { return false };
         tracing::info!(service = %key, %revision, reason = why.name(), "model put to sleep; the next request loads it");
+        observe::replicas(&retired.running.spec.model_name, 0, 0);
         self.drain(retired);
         self.say_again(key);
         true

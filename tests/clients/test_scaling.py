@@ -75,6 +75,7 @@ def test_a_model_with_min_replicas_zero_sleeps_and_the_first_request_wakes_it(da
             assert daemon.client.get(path).status == 200, path
         assert daemon.is_ready("iris") and is_asleep(daemon, "iris")
         assert metric(daemon, "kserved_models_asleep") == 1
+        assert metric(daemon, "kserved_replicas_ready") == 0
         for wire in WIRES:
             assert daemon.client.infer(wire, "iris", inputs)
     assert daemon.resource("iris")["status"]["components"]["predictor"]["latestReadyRevision"] == "iris-predictor-00001"
