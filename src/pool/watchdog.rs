@@ -127,7 +127,9 @@ impl Watchdog {
         let mut seats = self.seats();
         seats.retain(|seat| seat.strong_count() > 0);
         let seats: Vec<Arc<Watched>> = seats.iter().filter_map(Weak::upgrade).collect();
-        seats.iter().for_each(|seat| seat.look(now_us));
+        for seat in &seats {
+            seat.look(now_us);
+        }
         seats.iter().any(|seat| seat.is_busy(now_us))
     }
 
