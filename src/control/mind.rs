@@ -152,6 +152,23 @@ impl Mind {
 
     /// Puts the status of a service into the store.
     pub(super) fn say(&self, key: &ResourceKey, stored: &Stored, stage: Stage, runtime: Option<&RuntimeRef>) {
+        self.write_status(&mut self.writer(), key, stored, stage, runtime);
+    }
+
+    /// Says once more what was last said of a service, after something else about it changed.
+    pub(super) fn say_again(&self, key: &ResourceKey) {
+        // What was last said is read under the writer's lock: otherwise it could take the place of something newer.
+        let mut writer = self.writer();
+        let told = self.services.with_known(key, |service| {
+            let spec = service.running.as_ref().map(|running| &running.spec).or(service.asleep.as_ref().map(|asleep| &asleep.spec));
+            (service.stage.clone(), spec.map(|spec| spec.runtime.clone()))
+        });
+        let (Some((Some(stage), runtime)), Some(stored)) = (told, self.reader.snapshot().get(key).cloned()) else { return };
+        self.write_status(&mut writer, key, &stored, stage, runtime.as_ref());
+    }
+
+    /// The writer is asked for, so that what is said last is what is so.
+    fn write_status(&self, writer: &mut Writer, key: &ResourceKey, stored: &Stored, stage: Stage, runtime: Option<&RuntimeRef>) {
         let metadata = stored.defaulted.metadata();
         let local = |label: &str| metadata.labels.get(label).is_some_and(|value| value == "cluster-local");
         let mut facts = Facts {
@@ -170,8 +187,6 @@ impl Mind {
             manifest_problem: sentences(&stored.problems, |_| true),
             not_yet_served: sentences(&stored.warnings, |severity| severity == Severity::NotYetServed),
         };
-        // Under the writer's lock, so that what is said last is what is so.
-        let mut writer = self.writer();
         self.services.with(key, |service| {
             service.stage = Some(facts.stage.clone());
             facts.stage = effective(&facts.stage, service);
@@ -186,16 +201,6 @@ impl Mind {
         let before = snapshot.get(key).and_then(|stored| stored.status.as_ref());
         let status = status_of(&facts, before, SystemTime::now());
         writer.set_status(key, status);
-    }
-
-    /// Says once more what was last said of a service, after something else about it changed.
-    pub(super) fn say_again(&self, key: &ResourceKey) {
-        let told = self.services.with_known(key, |service| {
-            let spec = service.running.as_ref().map(|running| &running.spec).or(service.asleep.as_ref().map(|asleep| &asleep.spec));
-            (service.stage.clone(), spec.map(|spec| spec.runtime.clone()))
-        });
-        let (Some((Some(stage), runtime)), Some(stored)) = (told, self.reader.snapshot().get(key).cloned()) else { return };
-        self.say(key, &stored, stage, runtime.as_ref());
     }
 
     /// Lets an old revision finish what it admitted, and then unloads it, beside everything else.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::status::condition;
+use crate::control::status::Stage;
 
 /// A house whose scaler looks often and waits for nothing.
 async fn hasty(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> House {
@@ -217,4 +218,32 @@ async fn a_model_with_initial_scale_zero_is_looked_at_once_and_sleeps() {
     .await;
     house.until_status("iris", "asleep", is_asleep).await;
     assert_eq!(house.ask("iris").await.unwrap(), "setosa");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_again_never_takes_the_place_of_something_newer() {
+    const ROUNDS: usize = 2_000;
+    let house = House::with(&[("models/iris.txt", "setosa"), ("models/iris.yaml", &service("iris", "iris.txt"))]).await;
+    let (mind, key) = (Arc::clone(&house.control.mind), key("iris"));
+    let stored = mind.reader.snapshot().get(&key).unwrap().clone();
+    let together = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                together.wait();
+                mind.say_again(&key);
+                together.wait();
+            }
+        });
+        let mut lost = 0;
+        for _ in 0..ROUNDS {
+            mind.say(&key, &stored, Stage::Pending, None);
+            together.wait();
+            mind.say(&key, &stored, Stage::Serving, None);
+            together.wait();
+            let status = mind.reader.snapshot().get(&key).unwrap().status.clone().unwrap();
+            lost += usize::from(status.model_status.transition_status != TransitionStatus::UpToDate);
+        }
+        assert_eq!(lost, 0, "of {ROUNDS}");
+    });
 }
