@@ -64,6 +64,10 @@ fn json_in(criterion: &mut Criterion) {
     #[expect(clippy::cast_possible_truncation, reason = "whole numbers for a vector of whole numbers")]
     let whole = joined(floats.iter().map(|&value| ((value * 1e6) as i64).to_string()));
     decode_json::<i64>(&mut group, "int64", DataType::Int64, &whole);
+    let words = joined(floats.iter().map(|value| format!("\"a word and {value:?}\"")));
+    decode_json::<String>(&mut group, "strings", DataType::Bytes, &words);
+    let booleans = joined(floats.iter().map(|&value| (value > 0.0).to_string()));
+    decode_json::<bool>(&mut group, "booleans", DataType::Bool, &booleans);
     group.finish();
 }
 

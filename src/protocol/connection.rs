@@ -5,10 +5,11 @@
 use super::config::Config;
 use super::entrance::Entrance;
 use super::listener::{Connection, Listener};
+use super::streams::{Arrivals, WithStreams};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::io;
 use std::pin::pin;
@@ -34,7 +35,7 @@ const RESETS_MAX: usize = 100;
 ///
 /// Dropping the future closes everything at once.
 pub(crate) async fn serve(listener: Listener, entrance: Arc<Entrance>, config: &Config, shutdown: CancellationToken) {
-    let server = Arc::new(Server { builder: builder(config), entrance, silence: config.header_read_timeout(), shutdown });
+    let server = Arc::new(Server { config: config.clone(), entrance, shutdown });
     let places = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
     let mut wait = BACKOFF.0;
@@ -58,9 +59,8 @@ pub(crate) async fn serve(listener: Listener, entrance: Arc<Entrance>, config: &
 
 /// What all connections of a door share.
 struct Server {
-    builder: auto::Builder<TokioExecutor>,
+    config: Config,
     entrance: Arc<Entrance>,
-    silence: Duration,
     shutdown: CancellationToken,
 }
 
@@ -72,15 +72,17 @@ impl Server {
             let entrance = Arc::clone(&self.entrance);
             async move { Ok::<_, std::convert::Infallible>(entrance.answer(request.map(axum::body::Body::new)).await) }
         });
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
-        let mut first_request = pin!(tokio::time::sleep(self.silence));
+        let arrivals = Arrivals::default();
+        let builder = builder(&self.config, arrivals.clone());
+        let mut connection = WithStreams::new(builder.serve_connection(TokioIo::new(stream), service), arrivals);
+        let mut first_request = pin!(tokio::time::sleep(self.config.header_read_timeout()));
         let (mut stopping, mut waiting) = (false, true);
         loop {
             tokio::select! {
-                ended = connection.as_mut() => return note(ended),
+                ended = &mut connection => return note(ended),
                 () = self.shutdown.cancelled(), if !stopping => {
                     stopping = true;
-                    connection.as_mut().graceful_shutdown();
+                    connection.connection().graceful_shutdown();
                 }
                 () = first_request.as_mut(), if waiting => {
                     waiting = false;
@@ -121,8 +123,8 @@ fn is_the_clients(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(config: &Config, arrivals: Arrivals) -> auto::Builder<Arrivals> {
+    let mut builder = auto::Builder::new(arrivals);
     builder
         .http1()
         .timer(TokioTimer::new())

@@ -27,6 +27,7 @@ mod reply_body;
 mod repository;
 mod scope;
 mod shared_memory;
+mod streams;
 mod timed_body;
 mod timing;
 mod unix_authority;

@@ -4,6 +4,8 @@
 //! a real one adds its own.
 
 use bytes::Bytes;
+use kserved::codec::open_inference::ModelInferRequest;
+use kserved::codec::open_inference::model_infer_request::InferInputTensor;
 use kserved::engine::{Cancel, Engine, EngineError, LoadedModel};
 use kserved::inference::{ModelMetadata, TensorSpec};
 use kserved::pool::threads::ThreadBudget;
@@ -11,6 +13,7 @@ use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::protocol::{Config, Doors};
 use kserved::router::{Repository, Route, RouteTable, Router, Target};
 use kserved::tensor::{DataType, Tensor};
+use prost::Message;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -142,11 +145,104 @@ impl Server {
             connection.write_all(request).unwrap();
             read_answer(&mut connection);
         };
-        (0..REQUESTS).for_each(|_| ask());
-        let before = self.count();
-        (0..REQUESTS).for_each(|_| ask());
-        (self.count() - before).div_ceil(REQUESTS)
+        self.per_request(REQUESTS, &mut ask)
     }
+
+    /// Allocations a gRPC call costs on a connection that is warm.
+    fn grpc_allocations(&self, path: &str, message: &[u8]) -> u64 {
+        const CALLS: u64 = 100;
+        let mut connection = Http2::connect(self.address);
+        self.per_request(CALLS, &mut || connection.call(path, message))
+    }
+
+    fn per_request(&self, requests: u64, ask: &mut dyn FnMut()) -> u64 {
+        (0..requests).for_each(|_| ask());
+        let before = self.count();
+        (0..requests).for_each(|_| ask());
+        (self.count() - before).div_ceil(requests)
+    }
+}
+
+/// As much of an HTTP/2 client as a call needs. A real one would share its allocations with nobody here, but its frames
+/// would not be the same from call to call.
+struct Http2 {
+    connection: TcpStream,
+    stream: u32,
+}
+
+impl Http2 {
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    const DATA: u8 = 0;
+    /// On a frame of settings: they were taken over.
+    const ACK: u8 = 1;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+
+    fn connect(address: SocketAddr) -> Self {
+        let mut connection = TcpStream::connect(address).unwrap();
+        connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        let mut http2 = Self { connection, stream: 1 };
+        http2.send(&[frame(Self::SETTINGS, 0, 0, &[])]);
+        http2
+    }
+
+    /// Sends a message and reads up to the end of its answer.
+    fn call(&mut self, path: &str, message: &[u8]) {
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let body = [&[0], &length[..], message].concat();
+        let head = frame(Self::HEADERS, Self::END_HEADERS, self.stream, &call_headers(path));
+        self.send(&[head, frame(Self::DATA, Self::END_STREAM, self.stream, &body)]);
+        let mut told = Vec::new();
+        loop {
+            let (kind, flags, stream, payload) = self.read();
+            match kind {
+                Self::SETTINGS if flags != Self::ACK => self.send(&[frame(Self::SETTINGS, Self::ACK, 0, &[])]),
+                Self::DATA => told.extend(payload),
+                _ => {}
+            }
+            if stream == self.stream && kind <= Self::HEADERS && flags & Self::END_STREAM != 0 {
+                break;
+            }
+        }
+        assert!(told.len() > 5, "a failed call has no message");
+        self.stream += 2;
+    }
+
+    fn send(&mut self, frames: &[Vec<u8>]) {
+        self.connection.write_all(&frames.concat()).unwrap();
+    }
+
+    fn read(&mut self) -> (u8, u8, u32, Vec<u8>) {
+        let mut head = [0; 9];
+        self.connection.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        self.connection.read_exact(&mut payload).unwrap();
+        (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload)
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The headers of a call in HPACK, none of them remembered from call to call. The numbers are names of its static table.
+fn call_headers(path: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let (post, http, path_name, authority, content_type, new_name) = (0x83, 0x86, 0x04, 0x01, [0x0f, 0x10], 0x00);
+    [
+        &[post, http, path_name][..],
+        &text(path),
+        &[authority],
+        &text("localhost"),
+        &content_type,
+        &text("application/grpc"),
+        &[new_name],
+        &text("te"),
+        &text("trailers"),
+    ]
+    .concat()
 }
 
 fn read_answer(connection: &mut TcpStream) {
@@ -176,12 +272,16 @@ fn a_small_request_costs_no_more_allocations_than_the_architecture_says() {
     let json = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}]}"#;
     let head = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"parameters":{"binary_data_size":16}}],"parameters":{"binary_data_output":true}}"#;
     let binary = [head.as_bytes(), &[0; 16]].concat();
+    let input = InferInputTensor { name: "x".to_owned(), datatype: "FP32".to_owned(), shape: vec![1, 4], ..InferInputTensor::default() };
+    let raw_input_contents = vec![Bytes::from_static(&[0; 16])];
+    let message = ModelInferRequest { model_name: "m".to_owned(), inputs: vec![input], raw_input_contents, ..ModelInferRequest::default() };
     let length = format!("Inference-Header-Content-Length: {}\r\n", head.len());
     let costs = [
         ("liveness", server.allocations(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"), 16),
         ("v1", server.allocations(&post("/v1/models/m:predict", "", br#"{"instances":[[1,2,3,4]]}"#)), 48),
         ("v2 JSON", server.allocations(&post("/v2/models/m/infer", "", json.as_bytes())), 48),
         ("v2 binary", server.allocations(&post("/v2/models/m/infer", &length, &binary)), 52),
+        ("gRPC", server.grpc_allocations("/inference.GRPCInferenceService/ModelInfer", &message.encode_to_vec()), 56),
     ];
     for (what, found, at_most) in costs {
         assert!(found <= at_most, "{what}: {found} allocations, ARCHITECTURE.md says {at_most}");
