@@ -1,5 +1,6 @@
 //! `kserved validate`: what the daemon would say of files, without running them.
 
+mod compat;
 mod files;
 
 use super::settings::Settings;
@@ -7,7 +8,7 @@ use crate::api::problem::{Problem, Severity};
 use crate::api::serving_runtime::ServingRuntime;
 use crate::api::{Resource, ResourceKey};
 use crate::config::Config;
-use crate::manifest::{Manifest, Options, parse_with};
+use crate::manifest::{Field, Manifest, Options, parse_with};
 use crate::resolve::{Candidate, Defaults as ResolveDefaults, RevisionSpec, resolve};
 use crate::validate::{Defaults, check, runtime_conflicts};
 use anyhow::Context;
@@ -24,6 +25,9 @@ pub(super) struct Arguments {
     /// Take warnings for mistakes, unknown fields too
     #[arg(long)]
     strict: bool,
+    /// Say of every field what becomes of it here: honoured, approximated (how) or ignored (why)
+    #[arg(long)]
+    compat: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -45,6 +49,9 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result
     }
     report.compare();
     let resolved = report.resolve(&shipped);
+    if arguments.compat {
+        compat::write(&report.fields, &report.problems, out)?;
+    }
     report.write(&resolved, out)?;
     writeln!(std::io::stderr(), "{}", report.summary(files.len()))?;
     Ok(if report.fails(arguments.strict) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -57,11 +64,14 @@ struct Report {
     good: Vec<Manifest>,
     refused: usize,
     problems: Vec<Problem>,
+    /// Every known field that says something.
+    fields: Vec<Field>,
 }
 
 impl Report {
     fn read(&mut self, file: &Path, config: &Config) -> anyhow::Result<()> {
-        let options = Options { bytes_max: config.control.manifest_bytes_max, namespace: config.default_namespace.clone() };
+        let (bytes_max, namespace) = (config.control.manifest_bytes_max, config.default_namespace.clone());
+        let options = Options { bytes_max, namespace, lists_fields: true };
         let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         self.take(&bytes, file, &options, Defaults { deployment_mode: config.deployment_mode.into() });
         Ok(())
@@ -70,6 +80,7 @@ impl Report {
     fn take(&mut self, bytes: &[u8], file: &Path, options: &Options, defaults: Defaults) {
         let parsed = parse_with(bytes, file, options);
         self.problems.extend(parsed.problems);
+        self.fields.extend(parsed.fields);
         for mut manifest in parsed.resources {
             let found = check(&mut manifest, &defaults);
             let refused = found.iter().any(Problem::is_error);

@@ -217,7 +217,8 @@ impl Watcher {
     fn new(mind: &Mind) -> Self {
         let config = &mind.config;
         let bounds = scan::Bounds { depth_max: config.depth_max, files_max: config.manifests_max };
-        let options = Options { bytes_max: config.manifest_bytes_max, namespace: config.default_namespace.clone() };
+        let namespace = config.default_namespace.clone();
+        let options = Options { bytes_max: config.manifest_bytes_max, namespace, ..Options::default() };
         let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode } };
         let reflector = Reflector::new(config.folders.clone(), bounds, rules);
         Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector) }

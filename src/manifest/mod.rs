@@ -10,6 +10,7 @@ mod places;
 mod reader;
 mod scalar;
 mod text;
+mod treatment;
 mod tree;
 mod typed;
 
@@ -24,6 +25,7 @@ use crate::place::Place;
 
 use fault::Fault;
 pub use places::FieldPlaces;
+pub use treatment::Treatment;
 use tree::{NodeId, Tree};
 
 /// What a reader of manifests may be told.
@@ -33,12 +35,14 @@ pub struct Options {
     pub bytes_max: u64,
     /// The namespace of resources that name none.
     pub namespace: String,
+    /// Whether [`Parsed::fields`] is asked for.
+    pub lists_fields: bool,
 }
 
 impl Default for Options {
     /// 4 MiB, as in `config.yaml`, and the namespace `default`.
     fn default() -> Self {
-        Self { bytes_max: 4 << 20, namespace: DEFAULT_NAMESPACE.to_owned() }
+        Self { bytes_max: 4 << 20, namespace: DEFAULT_NAMESPACE.to_owned(), lists_fields: false }
     }
 }
 
@@ -78,6 +82,19 @@ pub struct Parsed {
     pub refused: Vec<Manifest>,
     /// All mistakes and remarks, in the order of the file.
     pub problems: Vec<Problem>,
+    /// Every known field, where [`Options::lists_fields`] asks for it, in the order of the file.
+    pub fields: Vec<Field>,
+}
+
+/// One field of a resource, and what becomes of it here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// Where it stands.
+    pub place: Place,
+    /// Its path, e.g. `spec.predictor.model.storageUri`.
+    pub name: String,
+    /// What becomes of it.
+    pub treatment: Treatment,
 }
 
 impl Parsed {
@@ -155,7 +172,8 @@ impl FileReader<'_> {
     }
 
     fn resource(&mut self, tree: &Tree, root: NodeId, kind: Kind, faulty: bool) {
-        let (resource, findings) = typed_resource(tree, root, kind);
+        let (resource, findings) = typed_resource(tree, root, kind, self.options.lists_fields);
+        self.list(findings.fields);
         let mut good = !faulty && findings.errors.is_empty();
         let key = self.peek(tree, root);
         for (severity, faults) in
@@ -172,6 +190,26 @@ impl FileReader<'_> {
         good &= self.identify(kind, resource.metadata_mut(), &fields, key.as_ref());
         let manifest = Manifest { resource, place: manifest_place, fields };
         if good { self.parsed.resources.push(manifest) } else { self.parsed.refused.push(manifest) }
+    }
+
+    /// Takes in the fields that say something: of one that holds others, either it or these.
+    fn list(&mut self, mut known: Vec<typed::Known>) {
+        known.sort_by_key(|known| (known.position.line, known.position.column, known.field.len()));
+        let mut whole: Option<String> = None;
+        let mut known = known.into_iter().peekable();
+        while let Some(typed::Known { position, field, treatment }) = known.next() {
+            if whole.as_ref().is_some_and(|whole| is_below(&field, whole)) {
+                continue;
+            }
+            let holds_others = known.peek().is_some_and(|next| is_below(&next.field, &field));
+            let passes_on = matches!(treatment, Treatment::Honoured | Treatment::Approximated(_));
+            if holds_others && passes_on {
+                continue;
+            }
+            whole = holds_others.then(|| field.clone());
+            let place = self.file.at(position.line, position.column);
+            self.parsed.fields.push(Field { place, name: field, treatment });
+        }
     }
 
     /// Fills in the namespace and asks for a name; false when there is none.
@@ -212,18 +250,23 @@ impl FileReader<'_> {
     }
 }
 
-fn typed_resource(tree: &Tree, root: NodeId, kind: Kind) -> (Option<Resource>, typed::Findings) {
+/// Whether a field stands inside another one.
+fn is_below(field: &str, other: &str) -> bool {
+    field.strip_prefix(other).is_some_and(|rest| rest.starts_with(['.', '[']))
+}
+
+fn typed_resource(tree: &Tree, root: NodeId, kind: Kind, lists_fields: bool) -> (Option<Resource>, typed::Findings) {
     match kind {
         Kind::InferenceService => {
-            let (service, findings) = typed::read::<InferenceService>(tree, root);
+            let (service, findings) = typed::read::<InferenceService>(tree, root, lists_fields);
             (service.map(|service| Resource::InferenceService(Box::new(service))), findings)
         }
         Kind::ServingRuntime => {
-            let (runtime, findings) = typed::read::<ServingRuntime>(tree, root);
+            let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);
             (runtime.map(|runtime| Resource::ServingRuntime(Box::new(runtime))), findings)
         }
         Kind::ClusterServingRuntime => {
-            let (runtime, findings) = typed::read::<ServingRuntime>(tree, root);
+            let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);
             (runtime.map(|runtime| Resource::ClusterServingRuntime(Box::new(runtime))), findings)
         }
     }

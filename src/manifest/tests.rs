@@ -337,3 +337,29 @@ fn files_in_the_style_of_kserves_samples_are_read_whole() {
         assert_eq!(parsed.resources.len(), text.matches("kind: ").count(), "{name}");
     }
 }
+
+#[test]
+fn every_field_can_be_listed_with_what_becomes_of_it() {
+    let text = predictor("minReplicas: 1\nnodeSelector: {disk: ssd}\nserviceAccountName: reader\nmodel:\n  modelFormat: {name: onnx}\n  image: x\n  resources: {limits: {cpu: '1'}, requests: {cpu: '1'}}")
+        .replace("  name: iris\n", "  name: iris\n  annotations: {serving.kserve.io/stop: 'false', team: red}\n");
+    let options = Options { lists_fields: true, ..Options::default() };
+    let parsed = parse_with(text.as_bytes(), Path::new("a.yaml"), &options);
+    let told: Vec<String> =
+        parsed.fields.iter().map(|field| format!("{} {} {}", field.place, field.name, field.treatment.name())).collect();
+    let wanted = [
+        "a.yaml:1:1 apiVersion honoured",
+        "a.yaml:2:1 kind honoured",
+        "a.yaml:4:3 metadata.name honoured",
+        "a.yaml:5:17 metadata.annotations[serving.kserve.io/stop] honoured",
+        "a.yaml:5:50 metadata.annotations.team honoured",
+        "a.yaml:8:5 spec.predictor.minReplicas approximated",
+        "a.yaml:9:5 spec.predictor.nodeSelector ignored",
+        "a.yaml:10:5 spec.predictor.serviceAccountName not yet served",
+        "a.yaml:12:21 spec.predictor.model.modelFormat.name honoured",
+        "a.yaml:13:7 spec.predictor.model.image ignored",
+        "a.yaml:14:19 spec.predictor.model.resources.limits approximated",
+        "a.yaml:14:39 spec.predictor.model.resources.requests ignored",
+    ];
+    assert_eq!(told, wanted);
+    assert!(read(&text).fields.is_empty(), "they are listed only where asked for");
+}

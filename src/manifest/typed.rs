@@ -15,6 +15,7 @@ use super::fault::{Fault, Position};
 use super::ignored;
 use super::places::{is_plain_key, pointed};
 use super::scalar::Meaning;
+use super::treatment::{self, Treatment};
 use super::tree::{Entry, NodeId, Scalar, Tree, Value, shortened};
 use crate::api::problem::did_you_mean;
 
@@ -30,14 +31,26 @@ pub(super) struct Findings {
     pub(super) unknown: Vec<Fault>,
     /// Fields of Kubernetes without meaning on one machine.
     pub(super) meaningless: Vec<Fault>,
+    /// Every field that is known, and what becomes of it; in the order of the file, those around others before them.
+    pub(super) fields: Vec<Known>,
+}
+
+/// A known field.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) position: Position,
+    pub(super) field: String,
+    pub(super) treatment: Treatment,
 }
 
 /// Reads a value below `root`, leaving out what is of a wrong type; nothing when even that does not help.
-pub(super) fn read<'t, T: Deserialize<'t>>(tree: &'t Tree, root: NodeId) -> (Option<T>, Findings) {
+///
+/// `lists_fields` asks for [`Findings::fields`], which cost a text each.
+pub(super) fn read<'t, T: Deserialize<'t>>(tree: &'t Tree, root: NodeId, lists_fields: bool) -> (Option<T>, Findings) {
     let mut errors: Vec<Fault> = Vec::new();
     let mut left_out = HashSet::new();
     loop {
-        let reading = Reading { tree, left_out: &left_out, findings: RefCell::default() };
+        let reading = Reading { tree, left_out: &left_out, lists_fields, findings: RefCell::default() };
         let result = T::deserialize(At { reading: &reading, id: root, path: &Path::Root, key: tree.node(root).position });
         let findings = reading.findings.into_inner();
         match result {
@@ -56,6 +69,7 @@ pub(super) fn read<'t, T: Deserialize<'t>>(tree: &'t Tree, root: NodeId) -> (Opt
 struct Reading<'t, 'r> {
     tree: &'t Tree,
     left_out: &'r HashSet<NodeId>,
+    lists_fields: bool,
     findings: RefCell<Findings>,
 }
 
@@ -214,6 +228,7 @@ impl<'t, 'r> At<'t, 'r> {
                 self.note_unknown(entry, fields);
             } else if !self.skips(entry) {
                 self.note_meaningless(type_name, entry);
+                self.note_known(type_name, entry);
                 known.extend((!ignored::is_unread(type_name, &entry.key)).then_some(entry));
             }
         }
@@ -236,6 +251,31 @@ impl<'t, 'r> At<'t, 'r> {
             let field = Path::Key(self.path, &entry.key).to_string();
             self.reading.findings.borrow_mut().meaningless.push(Fault::at(entry.position, reason).with_field(field));
         }
+    }
+}
+
+impl<'t> At<'t, '_> {
+    /// Lists a field, where fields are listed; annotations one by one.
+    fn note_known(self, type_name: &str, entry: &'t Entry) {
+        if !self.reading.lists_fields {
+            return;
+        }
+        let path = Path::Key(self.path, &entry.key);
+        match &self.reading.tree.node(entry.value).value {
+            Value::Mapping(entries) if &*entry.key == "annotations" => {
+                for entry in entries {
+                    self.list(Path::Key(&path, &entry.key).to_string(), entry.position, treatment::of_annotation(&entry.key));
+                }
+            }
+            _ => {
+                let known = treatment::of(type_name, &entry.key).unwrap_or(Treatment::Ignored("nothing here acts on it"));
+                self.list(path.to_string(), entry.position, known);
+            }
+        }
+    }
+
+    fn list(self, field: String, position: Position, treatment: Treatment) {
+        self.reading.findings.borrow_mut().fields.push(Known { position, field, treatment });
     }
 }
 
