@@ -95,6 +95,14 @@ bench-density: build ## 1,000 services in one folder, and 300 whose weights are 
 bench-minilm: build ## a sentence encoder with and without batching against ONNX Runtime in process
 	$(call measure,minilm)
 
+.PHONY: bench-shared-memory
+bench-shared-memory: build ## a 13 MB picture through shared memory and over every wire against ONNX Runtime in process
+	$(call measure,shared_memory)
+
+.PHONY: bench-codecs
+bench-codecs: setup ## reading and writing JSON and binary tensors against the fastest parser alone
+	$(PYTHON) benches/serving/codecs.py
+
 .PHONY: bench-weights
 bench-weights: build ## memory of four workers against one
 	$(call measure,weights)

@@ -8,12 +8,16 @@ import tempfile
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-def h2load(url, body, headers, callers, seconds=None, requests=None, http1=True):
-    """Answers per second, latencies and failures of one window; one connection and one request at a time a caller."""
+def h2load(url, body, headers, callers, seconds=None, requests=None, http1=True, per_s=None):
+    """Answers per second, latencies and failures of one window; one connection and one request at a time a caller.
+
+    `per_s` bounds how many requests all callers together begin in a second.
+    """
     with tempfile.NamedTemporaryFile(prefix="h2load") as log:
         command = ["h2load", "-t1", f"-c{callers}", "-m1", f"--log-file={log.name}", "-d", str(body)]
         command += ["--h1"] if http1 else []
         command += ["-D", f"{int(seconds * 1000)}ms"] if seconds else ["-n", str(max(requests, callers))]
+        command += [f"--rps={per_s / callers:.3f}"] if per_s else []
         for name, value in headers.items():
             command += ["-H", f"{name}: {value}"]
         subprocess.run([*command, url], check=True, capture_output=True, timeout=(seconds or 60) + 60)
