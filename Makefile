@@ -95,6 +95,10 @@ bench-density: build ## 1,000 services in one folder, and 300 whose weights are 
 bench-minilm: build ## a sentence encoder with and without batching against ONNX Runtime in process
 	$(call measure,minilm)
 
+.PHONY: bench-many
+bench-many: build ## 10,000 resources in one folder: start, memory, and from an edited file to its new status
+	$(call measure,many)
+
 .PHONY: bench-shared-memory
 bench-shared-memory: build ## a 13 MB picture through shared memory and over every wire against ONNX Runtime in process
 	$(call measure,shared_memory)

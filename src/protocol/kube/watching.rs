@@ -32,14 +32,8 @@ pub(super) struct Watched {
 /// Tells watches of changes, and remembers what it takes to know whether one can go on from an old version.
 #[derive(Debug, Clone)]
 pub(super) struct Changes {
-    seen: watch::Receiver<Seen>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    version: u64,
-    /// The version that took a resource away last: a watch from before it would miss that.
-    last_loss: u64,
+    /// The version that took a resource away last: a watch from before it would miss that. Set again with each change.
+    last_loss: watch::Receiver<u64>,
 }
 
 impl Watched {
@@ -50,21 +44,15 @@ impl Watched {
 
 impl Changes {
     pub(super) fn of(reader: &Reader) -> Self {
-        let mut before = reader.snapshot();
-        let first = Seen { version: before.resource_version, last_loss: before.resource_version };
-        let (sender, seen) = watch::channel(first);
+        // What was before is not known: it counts as lost.
+        let (sender, last_loss) = watch::channel(reader.snapshot().resource_version);
         let after = reader.clone();
-        reader.on_change(move |version| {
-            let snapshot = after.snapshot();
-            let lost = before.resources.keys().any(|key| !snapshot.resources.contains_key(key));
-            before = snapshot;
-            sender.send_modify(|seen| {
-                seen.version = version;
-                seen.last_loss = if lost { version } else { seen.last_loss };
-            });
+        reader.on_change(move |_| {
+            let last_removal = after.snapshot().last_removal;
+            sender.send_modify(|last_loss| *last_loss = last_removal.max(*last_loss));
             !sender.is_closed()
         });
-        Self { seen }
+        Self { last_loss }
     }
 }
 
@@ -99,9 +87,9 @@ impl Watch {
     /// The first lines: what is new since `from`.
     fn start(&mut self, from: Option<u64>) -> Bytes {
         // Marked as seen before the snapshot is read: a change in between is looked at twice rather than never.
-        let seen = *self.kube.changes.seen.borrow_and_update();
+        let last_loss = *self.kube.changes.last_loss.borrow_and_update();
         let snapshot = self.kube.reader.snapshot();
-        if from.is_some_and(|from| from < seen.last_loss || from > snapshot.resource_version) {
+        if from.is_some_and(|from| from < last_loss || from > snapshot.resource_version) {
             self.ended = true;
             return line("ERROR", &Failure::expired().object()).into();
         }
@@ -117,7 +105,7 @@ impl Watch {
                 return None;
             }
             tokio::select! {
-                changed = self.kube.changes.seen.changed() => changed.ok()?,
+                changed = self.kube.changes.last_loss.changed() => changed.ok()?,
                 _ = self.kube.ending.wait_for(|ending| *ending) => return None,
                 () = sleep_until(self.until) => return None,
             }
