@@ -21,6 +21,8 @@ pub(super) async fn warm_up(handle: &ModelHandle, deadline: Instant) {
     let request = InferenceRequest { inputs, ..InferenceRequest::default() };
     let outcome = handle.infer(request, deadline).await;
     handle.statistics().forget();
+    // Of ten thousand models most are not asked soon: none of them keeps a thread for it.
+    handle.rest();
     match outcome {
         Ok(_) => {}
         Err(InferenceError::InvalidInput(error)) => {

@@ -221,6 +221,11 @@ impl ModelHandle {
         self.shared.pool.queue.set_places(workers_max);
     }
 
+    /// Lets idle worker threads go at once; the next request that needs one starts one again.
+    pub fn rest(&self) {
+        self.shared.pool.queue.rest();
+    }
+
     /// How many requests may wait from now on beyond those that a free worker takes at once.
     pub fn set_waiting_max(&self, waiting_max: usize) {
         self.shared.pool.queue.set_waiting_max(waiting_max);

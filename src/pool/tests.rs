@@ -349,6 +349,18 @@ async fn draining_an_idle_pool_does_not_wait_for_its_idle_time() {
 }
 
 #[tokio::test]
+async fn a_pool_that_rests_has_no_thread_and_starts_one_for_the_next_request() {
+    let scene = scene(2, 1);
+    for engines in 1..=2 {
+        scene.step(Step::Answer);
+        scene.handle.infer(request(1), later()).await.unwrap();
+        scene.handle.rest();
+        scene.handle.shared.pool.queue.ended().await;
+        assert_eq!((scene.handle.workers(), scene.engines.load(Ordering::SeqCst)), (0, engines));
+    }
+}
+
+#[tokio::test]
 async fn the_last_handle_s_drop_ends_the_threads_and_lets_the_weights_go() {
     let Scene { handle, steps, mut started, .. } = scene(2, 1);
     steps.send(Step::Answer).unwrap();
