@@ -1,6 +1,7 @@
 //! What every reconcile shares: the store's one writer, what runs, the engines, and the status it tells.
 
 use super::Config;
+use super::judge::Comparing;
 use super::memory::{Memory, give_back};
 use super::queue::Queue;
 use super::services::{Replicas, Retired, Running, Service, Services};
@@ -13,7 +14,9 @@ use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::threads::ThreadBudget;
 use crate::resolve::revision::{RevisionName, RuntimeRef};
+use crate::resolve::traffic::Book;
 use crate::router::Route;
+use crate::router::shadow;
 use crate::router::waker::Asks;
 use crate::storage::Storage;
 use crate::store::{FileChange, Reader, Stored, Writer};
@@ -181,7 +184,10 @@ impl Mind {
             runtime,
             serving: None,
             created: None,
-            previous: None,
+            book: Book::default(),
+            shares: Vec::new(),
+            canaries: Vec::new(),
+            judged: None,
             last_failure: None,
             replicas: Replicas::default(),
             manifest_problem: sentences(&stored.problems, |_| true),
@@ -194,7 +200,10 @@ impl Mind {
             let serving = service.serving().map(RevisionName::to_string);
             facts.created = service.attempt.as_ref().map(|attempt| attempt.name.to_string()).or_else(|| serving.clone());
             facts.serving = serving;
-            facts.previous = service.previous.as_ref().map(RevisionName::to_string);
+            facts.book = service.book.clone();
+            facts.shares.clone_from(&service.shares);
+            facts.canaries = service.canary_facts();
+            facts.judged = service.judged();
             facts.last_failure.clone_from(&service.last_failure);
         });
         let snapshot = self.reader.snapshot();
@@ -209,8 +218,8 @@ impl Mind {
         old.running.memory.leaves();
         self.drains.spawn(async move {
             // A request that read the old table may be about to ask: draining now would refuse it.
-            let _ = tokio::time::timeout_at(deadline, let_go(old.route)).await;
-            let Running { name, handle, memory, .. } = old.running;
+            let Running { name, handle, memory, route, .. } = old.running;
+            let _ = tokio::time::timeout_at(deadline, let_go(route)).await;
             handle.drain(deadline.saturating_duration_since(Instant::now())).await;
             drop(handle);
             // Only then are the bytes there for others. It fails only where the runtime is being shut down.
@@ -218,6 +227,16 @@ impl Mind {
             drop(memory);
             tracing::debug!(revision = %name, "the old revision is unloaded");
         });
+    }
+
+    /// Runs copies of requests on a canary, until no more are made.
+    pub(super) fn compare(&self, comparing: Comparing) {
+        self.drains.spawn(comparing.run());
+    }
+
+    /// How many copies of requests may wait.
+    pub(super) const fn shadows(&self) -> shadow::Bounds {
+        shadow::Bounds { requests_max: self.config.shadow_requests_max, bytes_max: self.config.shadow_bytes_max }
     }
 
     /// Says that a model began to serve.
@@ -233,7 +252,7 @@ impl Mind {
     /// Unloads everything: takes all routes away, lets every pool finish, and waits for it.
     pub(super) async fn unload_all(&self, grace: Duration) {
         for service in self.services.clear() {
-            if let Some(running) = service.running {
+            for running in service.running.into_iter().chain(service.beside) {
                 self.drains.spawn(async move { running.handle.drain(grace).await });
             }
         }
@@ -256,8 +275,7 @@ fn effective(stage: &Stage, service: &Service) -> Stage {
 }
 
 /// Waits until nobody else holds the route. An `Arc` tells nobody when it is let go, so it is looked at.
-async fn let_go(route: Option<Arc<Route>>) {
-    let Some(route) = route else { return };
+async fn let_go(route: Arc<Route>) {
     let mut wait = Duration::from_millis(1);
     while Arc::strong_count(&route) > 1 {
         tokio::time::sleep(wait).await;

@@ -5,7 +5,9 @@
 //! says how it went (`status`). The doors see two results: the route table and the store.
 
 mod autoscale;
+mod canaries;
 mod inference_service;
+mod judge;
 mod manifests;
 mod memory;
 mod mind;
@@ -19,6 +21,7 @@ mod rollout;
 mod scaler;
 mod scan;
 mod services;
+mod sides;
 mod sleep;
 mod status;
 mod warm_up;
@@ -99,6 +102,10 @@ pub struct Config {
     pub models_memory_percent: u64,
     /// How replicas follow what is asked, and when models sleep.
     pub scaling: Scaling,
+    /// Copies of requests that wait to be run on a canary that is judged, for each service.
+    pub shadow_requests_max: usize,
+    /// Bytes of inputs and outputs that these copies hold, for each service.
+    pub shadow_bytes_max: usize,
 }
 
 /// Services worked on at once. Most of them wait for a download or for their turn to load, and a slow
@@ -140,6 +147,7 @@ impl Control {
         tasks.spawn(until(stop.clone(), run_commands(Arc::clone(&mind), commands)));
         tasks.spawn(until(stop.clone(), sleep::run_asks(Arc::clone(&mind), asked_awake)));
         tasks.spawn(until(stop.clone(), scaler::run_scaler(Arc::clone(&mind))));
+        tasks.spawn(until(stop.clone(), judge::run_judge(Arc::clone(&mind))));
         tasks.spawn(run_queue(Arc::clone(&mind), stop.clone()));
         Self { mind, rescan, stop, tasks }
     }

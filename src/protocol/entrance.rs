@@ -8,11 +8,12 @@ use super::scope::{Host, Reach, with_path};
 use super::timed_body::{Timed, TimedMessages};
 use super::timing::{REQUEST_ID, client_timeout, priority, request_id};
 use super::{GrpcInference, grpc_inference, grpc_routes, http_routes};
+use crate::router::Caller;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use http::header::{CONTENT_TYPE, EXPECT};
-use http::{HeaderValue, Request, StatusCode, Version, request};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, request};
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -80,8 +81,14 @@ impl Entrance {
             Err(refusal) => return refuse(&parts, body, refusal, grpc).await,
         };
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
-        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
+        let caller = self.caller(&parts.headers);
+        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority, caller });
         if grpc { self.call(parts, body, arrived).await } else { ask(&self.http, Request::from_parts(parts, body)).await }
+    }
+
+    /// What decides the side of a request where revisions share them; nothing is read where none do by a header.
+    fn caller(&self, headers: &HeaderMap) -> Caller {
+        Caller::read(self.door.router.load().sticky_headers(), |name| headers.get(name).map(HeaderValue::as_bytes))
     }
 
     async fn call(&self, parts: request::Parts, body: Body, arrived: Instant) -> Response {
@@ -114,16 +121,16 @@ impl Entrance {
         self.guard.check(parts, host, &meaning, addressing)?;
         match meaning {
             Host::Service(route) => return Ok(Reach::Service(route)),
+            Host::Revision { label, route } => return Ok(Reach::Revision { label, route }),
             Host::Unknown => return Err(Refusal::not_found(format!("no InferenceService has the host `{host}`"))),
             Host::Bare => {}
         }
         let Some(prefixed) = addressing.read_path(parts.uri.path()) else { return Ok(Reach::All) };
-        let Some(route) = table.service(prefixed.namespace, prefixed.name) else {
+        let Some(reach) = Reach::named(prefixed.name, prefixed.namespace, &table) else {
             let (name, namespace) = (shortened(prefixed.name), shortened(prefixed.namespace));
             return Err(Refusal::not_found(format!("no InferenceService `{name}` in namespace `{namespace}`")));
         };
         let uri = with_path(&parts.uri, prefixed.rest).ok_or_else(|| Refusal::bad_request("the path is not a path"))?;
-        let reach = Reach::Service(Arc::clone(route));
         parts.uri = uri;
         Ok(reach)
     }
