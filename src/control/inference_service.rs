@@ -83,6 +83,9 @@ fn plan(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored: &Stored) ->
             mind.services.with(key, |service| {
                 service.scale = Some(scale);
                 service.rollout = rollout;
+                // A verdict answers one question; another percentage is another one.
+                let percent = service.rollout.wish.percent;
+                service.verdict = service.verdict.take().filter(|verdict| verdict.percent == percent);
                 service.name_canaries(&canaries(stored));
             });
             Plan::Run(Box::new(spec))
@@ -161,10 +164,12 @@ fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, mut failure: FailureI
 fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
     let retired = mind.services.with_route(key, |service| {
         service.watched.clear();
+        let was_split = !service.beside.is_empty();
         let retired = service.retire_all();
         (service.asleep, service.woken_at) = (None, None);
-        if stage == Stage::Stopped {
-            // KServe deletes the workload and clears its status: what comes next is a first rollout.
+        if stage == Stage::Stopped || !was_split {
+            // KServe deletes what is stopped and clears its status: what comes next is a first rollout. What a client
+            // unloads while it shares requests shares them again.
             service.forget();
         }
         service.route = Some(Arc::new(idle_route(key, reason)));

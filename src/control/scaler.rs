@@ -99,6 +99,8 @@ fn look_at_all(mind: &Mind, scaled: &mut BTreeMap<RevisionKey, Scaled>, now: Dur
         }
         match entry.look(now, running, scale, (size, &mind.config.scaling)) {
             Step::Replicas(replicas) => apply(mind, loaded, (size, replicas)),
+            // Those who share requests stay, whatever they are asked for.
+            Step::Sleep if !loaded.alone => {}
             Step::Sleep => {
                 if mind.put_to_sleep(key, &running.name, Why::Idle) {
                     scaled.remove(&of(loaded));

@@ -430,3 +430,44 @@ async fn those_who_share_requests_do_not_sleep_and_a_promoted_one_may() {
 fn name(number: u64) -> crate::resolve::revision::RevisionName {
     crate::resolve::revision::RevisionName { component: "iris-predictor".to_owned(), number }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_unloads_during_a_split_is_split_again_when_it_is_loaded() {
+    let mut house = house(&service("iris", "a.txt")).await;
+    house.put("models/iris.yaml", &percent("b.txt", 50));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    let route = Arc::clone(house.router.load().service("default", "iris").unwrap());
+    house.repository.ask(&route, Action::Unload).await.unwrap();
+    assert!(house.ask("iris").await.is_err());
+    house.repository.ask(&route, Action::Load).await.unwrap();
+    house.until_traffic("3:50 1:50:prev | 1 0").await;
+    assert_eq!(house.answers().await, set(&["a", "b"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_deleted_during_a_split_is_gone_with_all_its_addresses() {
+    let mut house = house(&service("iris", "a.txt")).await;
+    house.put("models/iris.yaml", &percent("b.txt", 50));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    house.remove("models/iris.yaml");
+    house.until("gone", |snapshot| snapshot.get(&key("iris")).is_none()).await;
+    let until = Instant::now() + PATIENCE;
+    while house.ask("iris").await.is_ok() || house.ask_tagged("prev-iris").await.is_ok() {
+        assert!(Instant::now() < until);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verdict_is_forgotten_with_the_percentage_it_was_given_for() {
+    let judge = "kserved.io/canary-judge: 'true', kserved.io/judge-requests: '5'";
+    let mut house = court(&canary("a.txt", "minReplicas: 1", judge)).await;
+    house.until_traffic("1:100 | 1 0").await;
+    house.put("models/iris.yaml", &canary("b.txt", "canaryTrafficPercent: 50", judge));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    house.ask_until("promoted", |status| told(status) == "2:100 | 2 1").await;
+    house.put("models/iris.yaml", &canary("b.txt", "canaryTrafficPercent: 0", ""));
+    house.until_traffic("2:0 1:100:prev | 1 1").await;
+    house.put("models/iris.yaml", &canary("b.txt", "canaryTrafficPercent: 50", ""));
+    house.until_traffic("2:50 1:50:prev | 1 1").await;
+}
