@@ -33,7 +33,7 @@ enum Plan {
 pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: CancellationToken) -> Outcome {
     let snapshot = mind.reader.snapshot();
     let Some(stored) = snapshot.get(&key).cloned() else {
-        remove(&mind, &key);
+        remove(&mind, &key).await;
         return Outcome::Done;
     };
     let plan = plan(&mind, &snapshot, &key, &stored);
@@ -41,8 +41,8 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
         return wake(mind, key, stored, spec, &plan, superseded).await;
     }
     match plan {
-        Plan::Stop => stop(&mind, &key, &stored, Stage::Stopped, "It is stopped by the annotation `serving.kserve.io/stop`."),
-        Plan::StayUnloaded => stop(&mind, &key, &stored, Stage::Unloaded, "It was unloaded through the model repository."),
+        Plan::Stop => stop(&mind, &key, &stored, Stage::Stopped, "It is stopped by the annotation `serving.kserve.io/stop`.").await,
+        Plan::StayUnloaded => stop(&mind, &key, &stored, Stage::Unloaded, "It was unloaded through the model repository.").await,
         Plan::Refuse(failure) => refuse(&mind, &key, &stored, *failure),
         Plan::Run(spec) => return Rollout { mind, key, stored, spec: *spec, role: Role::Newest, superseded }.run().await,
     }
@@ -161,20 +161,24 @@ fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, mut failure: FailureI
 }
 
 /// Unloads what runs; the service stays known.
-fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
-    let retired = mind.services.with_route(key, |service| {
+async fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
+    let is_stop = stage == Stage::Stopped;
+    let (retired, kept) = mind.services.with_route(key, |service| {
         service.watched.clear();
         let was_split = !service.beside.is_empty();
         let retired = service.retire_all();
         (service.asleep, service.woken_at) = (None, None);
-        if stage == Stage::Stopped || !was_split {
+        if is_stop || !was_split {
             // KServe deletes what is stopped and clears its status: what comes next is a first rollout. What a client
             // unloads while it shares requests shares them again.
             service.forget();
         }
         service.route = Some(Arc::new(idle_route(key, reason)));
-        retired
+        (retired, service.recorded || !std::mem::replace(&mut service.looked_back, true))
     });
+    if is_stop && kept {
+        mind.keep_nothing(key).await;
+    }
     for retired in retired {
         tracing::info!(service = %key, revision = %retired.running.name, reason, "model unloaded");
         mind.drain(retired);
@@ -182,8 +186,11 @@ fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &
     mind.say(key, stored, stage, None);
 }
 
-fn remove(mind: &Mind, key: &ResourceKey) {
+async fn remove(mind: &Mind, key: &ResourceKey) {
     let Some(mut service) = mind.services.remove(key) else { return };
+    if service.recorded || !service.looked_back {
+        mind.keep_nothing(key).await;
+    }
     for waiting in std::mem::take(&mut service.waiting) {
         // The client may have left.
         let _ = waiting.send(Err(crate::inference::InferenceError::ModelNotFound(key.name.clone())));

@@ -1,6 +1,7 @@
 //! What every reconcile shares: the store's one writer, what runs, the engines, and the status it tells.
 
 use super::Config;
+use super::history::History;
 use super::judge::Comparing;
 use super::memory::{Memory, give_back};
 use super::queue::Queue;
@@ -13,7 +14,7 @@ use crate::engine::EngineRegistry;
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::threads::ThreadBudget;
-use crate::resolve::revision::{RevisionName, RuntimeRef};
+use crate::resolve::revision::{RevisionName, RevisionSpec, RuntimeRef};
 use crate::resolve::traffic::Book;
 use crate::router::Route;
 use crate::router::shadow;
@@ -229,6 +230,51 @@ impl Mind {
         });
     }
 
+    /// What was kept of a service before a restart, and whether its newest revision was made of that spec; looked for once.
+    pub(super) async fn look_back(&self, key: &ResourceKey, spec: &RevisionSpec) {
+        if self.services.with(key, |service| std::mem::replace(&mut service.looked_back, true)) {
+            return;
+        }
+        let (history, of, spec) = (self.history(), key.clone(), spec.clone());
+        let read = move || history.read(&of).map(|record| (record.is_of(&spec), record));
+        if let Some((is_same, record)) = on_files(read).await {
+            tracing::info!(service = %key, "its requests were split before the restart, and are again");
+            self.services.with(key, |service| {
+                service.recorded = true;
+                service.restore(record, is_same);
+            });
+        }
+    }
+
+    /// Keeps what is to be known of a service after a restart.
+    pub(super) async fn keep(&self, key: &ResourceKey) {
+        let (record, was_kept) = self.services.with(key, |service| {
+            let record = service.record(key);
+            let was_kept = std::mem::replace(&mut service.recorded, record.is_some());
+            (record, was_kept)
+        });
+        if record.is_some() || was_kept {
+            let (history, of) = (self.history(), key.clone());
+            on_files(move || history.write(&of, record.as_ref())).await;
+        }
+    }
+
+    /// Keeps nothing of a service: what comes next is a first revision.
+    pub(super) async fn keep_nothing(&self, key: &ResourceKey) {
+        let (history, of) = (self.history(), key.clone());
+        on_files(move || history.write(&of, None)).await;
+    }
+
+    /// Keeps nothing of services that were deleted while the daemon was away.
+    pub(super) async fn forget_the_gone(&self) {
+        let (history, snapshot) = (self.history(), self.reader.snapshot());
+        on_files(move || history.retain(snapshot.resources.keys().cloned())).await;
+    }
+
+    fn history(&self) -> History {
+        History::new(self.config.history.clone())
+    }
+
     /// Runs copies of requests on a canary, until no more are made.
     pub(super) fn compare(&self, comparing: Comparing) {
         self.drains.spawn(comparing.run());
@@ -272,6 +318,12 @@ fn effective(stage: &Stage, service: &Service) -> Stage {
         Some(asleep) if *stage == Stage::Serving || wakes => Stage::Asleep(asleep.why),
         _ => stage.clone(),
     }
+}
+
+/// Works on a thread that may wait.
+async fn on_files<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let working = tokio::task::spawn_blocking(work);
+    working.await.expect("work on files ends because it does not panic and is never aborted")
 }
 
 /// Waits until nobody else holds the route. An `Arc` tells nobody when it is let go, so it is looked at.

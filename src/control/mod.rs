@@ -6,6 +6,7 @@
 
 mod autoscale;
 mod canaries;
+mod history;
 mod inference_service;
 mod judge;
 mod manifests;
@@ -102,6 +103,8 @@ pub struct Config {
     pub models_memory_percent: u64,
     /// How replicas follow what is asked, and when models sleep.
     pub scaling: Scaling,
+    /// Where the splits of services are kept for a restart.
+    pub history: PathBuf,
     /// Copies of requests that wait to be run on a canary that is judged, for each service.
     pub shadow_requests_max: usize,
     /// Bytes of inputs and outputs that these copies hold, for each service.
@@ -196,6 +199,7 @@ async fn run_queue(mind: Arc<Mind>, stop: CancellationToken) {
 async fn run_watch(mind: Arc<Mind>, mut asked: mpsc::Receiver<()>) {
     let mut watcher = Watcher::new(&mind);
     watcher.look(&mind, Hint::Everything).await;
+    mind.forget_the_gone().await;
     loop {
         let hint = tokio::select! {
             hint = watcher.watch.changed() => hint,

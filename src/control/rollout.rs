@@ -82,6 +82,7 @@ enum Current {
 impl Rollout {
     /// Brings the service to the spec, and says how it went in its status.
     pub(super) async fn run(self) -> Outcome {
+        self.mind.look_back(&self.key, &self.spec).await;
         let name = match self.current().await {
             Current::Changing => return Outcome::After(QUIET),
             Current::Asleep => {
@@ -143,7 +144,7 @@ impl Rollout {
         }
         let name = self.mind.services.with(&self.key, |service| service.attempt_for(&self.spec));
         // Until the new one is ready, the share is for those that are.
-        self.settle_ready();
+        self.settle_ready().await;
         self.bring_up(&name).await
     }
 
@@ -197,10 +198,10 @@ impl Rollout {
     }
 
     /// Sends requests to those that are ready now, as far as they are loaded.
-    fn settle_ready(&self) {
+    async fn settle_ready(&self) {
         let settled = self.mind.services.with_route(&self.key, |service| service.settle(&mut Fresh::default(), false, self.mind.shadows()));
         if let Settled::Done(left) = settled {
-            self.clear_up(*left);
+            self.clear_up(*left).await;
         }
     }
 
@@ -221,7 +222,7 @@ impl Rollout {
                     if let Some(asked_at) = asked_at.filter(|_| left.asleep.is_some()) {
                         observe::model_woke(asked_at.elapsed());
                     }
-                    self.clear_up(*left);
+                    self.clear_up(*left).await;
                     return Ok(asked_at.is_some() || commanded);
                 }
                 Settled::Missing(missing) => {
@@ -268,7 +269,7 @@ impl Rollout {
     }
 
     /// Drains what has no requests any more, and tells those who waited.
-    fn clear_up(&self, left: Left) {
+    async fn clear_up(&self, left: Left) {
         if let Some(asleep) = left.asleep {
             asleep.sleep.awake();
         }
@@ -277,6 +278,9 @@ impl Rollout {
         }
         for old in left.retired {
             self.mind.drain(old);
+        }
+        if left.moved {
+            self.mind.keep(&self.key).await;
         }
         let shares = self.mind.services.with(&self.key, |service| service.shares.clone());
         if left.moved && shares.len() > 1 {

@@ -148,6 +148,10 @@ pub(super) struct Service {
     pub(super) trial: Option<Trial>,
     /// ... and the last one that was.
     pub(super) verdict: Option<Verdict>,
+    /// Whether what was kept of it before a restart was looked for.
+    pub(super) looked_back: bool,
+    /// Whether something is kept of it now.
+    pub(super) recorded: bool,
     /// The highest number given to a revision.
     pub(super) number: u64,
     pub(super) last_failure: Option<FailureInfo>,

@@ -14,13 +14,14 @@ use crate::resolve::storage_uri::StorageUri;
 use crate::resolve::traffic::{self, Book, Latest, Share, Tag, Wish};
 use crate::router::shadow::Bounds;
 use crate::router::{Route, Shadow, Split, Target};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What roads depend on beside the shares: the sticky header, and the judge.
 pub(super) type Settings = (Option<Arc<str>>, Option<JudgeSpec>);
 
 /// A revision that is not loaded and may be asked for again.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Remembered {
     pub(super) name: RevisionName,
     pub(super) spec: RevisionSpec,

@@ -134,6 +134,7 @@ fn config(folder: &Path) -> Config {
         models_bytes_max: 1 << 30,
         models_memory_percent: 100,
         scaling: Scaling::default(),
+        history: folder.join("cache/rollouts"),
         shadow_requests_max: 8,
         shadow_bytes_max: 1 << 20,
     }

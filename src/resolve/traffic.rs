@@ -7,6 +7,7 @@
 //! Source: reference 1.8; KServe `ksvc_reconciler.go` (targets), `inference_service_status.go` (what is remembered).
 
 use super::revision::RevisionName;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The names in front of a host that reach one revision.
@@ -36,7 +37,7 @@ impl fmt::Display for Tag {
 }
 
 /// What is remembered of a component's revisions between two changes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Book {
     /// The last revision that had all the requests.
     pub latest_rolledout: Option<RevisionName>,

@@ -172,6 +172,15 @@ def test_canaries_come_grow_are_rolled_back_and_promoted_under_load_without_a_fa
     assert {name for name, _ in callers.seen} == set(version_of), "callers saw every revision"
 
 
+def test_a_split_outlives_a_restart(daemon):
+    start(daemon, [1, 2])
+    change(daemon, manifest(2, 20), {"2:": 20, "1:prev": 80})
+    assert daemon.stop() == 0
+    daemon.start()
+    daemon.wait_for(lambda: traffic(daemon) == {"2:": 20, "1:prev": 80}, 30, "splits again")
+    assert {ask_http(daemon.client) for _ in range(200)} == {(NAMES[1], answer_of(1)), (NAMES[2], answer_of(2))}
+
+
 def test_a_broken_canary_takes_no_requests_and_says_why(daemon):
     start(daemon, [1])
     (daemon.models / "adder" / "2.onnx").write_bytes(b"not a model")

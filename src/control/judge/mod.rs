@@ -15,13 +15,14 @@ use crate::resolve::revision::RevisionName;
 use crate::resolve::rollout::JudgeSpec;
 use crate::router::shadow::Copied;
 use decide::{Compared, Decision, Evidence, Side, decide};
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// What was decided of a canary.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Verdict {
     /// The canary.
     pub(super) revision: RevisionName,

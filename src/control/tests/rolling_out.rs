@@ -141,7 +141,7 @@ async fn a_canary_is_split_dark_promoted_and_rolled_back_step_by_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_percentage_says_nothing_of_the_first_revision_so_a_restart_promotes_a_canary() {
+async fn a_percentage_says_nothing_of_the_first_revision() {
     let mut house = house(&percent("b.txt", 10)).await;
     let status = house.until_traffic("1:10 1:90:prev | 1 0").await;
     assert_eq!(status.components["predictor"].latest_created_revision, "iris-predictor-00001");
@@ -470,4 +470,70 @@ async fn a_verdict_is_forgotten_with_the_percentage_it_was_given_for() {
     house.until_traffic("2:0 1:100:prev | 1 1").await;
     house.put("models/iris.yaml", &canary("b.txt", "canaryTrafficPercent: 50", ""));
     house.until_traffic("2:50 1:50:prev | 1 1").await;
+}
+
+async fn restarted(mut house: House) -> House {
+    house.control.stop().await;
+    house.control.unload(PATIENCE).await;
+    let House { folder, .. } = house;
+    House::over(folder).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_split_is_there_again_after_a_restart_under_the_same_names() {
+    let mut house = house(&service("iris", "a.txt")).await;
+    house.put("models/iris.yaml", &percent("b.txt", 50));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    let mut house = restarted(house).await;
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    assert_eq!(house.answers().await, set(&["a", "b"]));
+    house.put("models/iris.yaml", &percent("c.txt", 30));
+    house.until_traffic("3:30 1:70:prev | 1 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_was_rolled_back_gets_nothing_after_a_restart_either() {
+    let judge = "kserved.io/canary-judge: 'true'";
+    let mut house = court(&canary("a.txt", "minReplicas: 1", judge)).await;
+    house.until_traffic("1:100 | 1 0").await;
+    house.put("models/iris.yaml", &canary("errs.txt", "canaryTrafficPercent: 50", judge));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    house.ask_until("rolled back", |status| told(status) == "2:0 1:100:prev | 1 0").await;
+    let mut house = restarted(house).await;
+    let status = house.until_traffic("2:0 1:100:prev | 1 0").await;
+    assert_eq!(status.condition(status::CANARY_JUDGED).unwrap().reason, "RolledBack");
+    assert_eq!(house.answers().await, set(&["a"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_was_changed_while_the_daemon_was_away_is_the_next_canary() {
+    let mut house = house(&service("iris", "a.txt")).await;
+    house.put("models/iris.yaml", &percent("b.txt", 50));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    house.put("models/b.txt", "b2");
+    house.until_traffic("3:50 1:50:prev | 1 0").await;
+    house.control.stop().await;
+    house.put("models/b.txt", "b3");
+    let mut house = restarted(house).await;
+    house.until_traffic("4:50 1:50:prev | 1 0").await;
+    assert_eq!(house.answers().await, set(&["a", "b3"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_promoted_stopped_or_deleted_is_a_first_revision_after_a_restart() {
+    let mut house = house(&service("iris", "a.txt")).await;
+    house.put("models/iris.yaml", &percent("b.txt", 50));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    house.put("models/iris.yaml", &service("iris", "b.txt"));
+    house.until_traffic("2:100 | 2 1").await;
+    let mut house = restarted(house).await;
+    house.until_traffic("1:100 | 1 0").await;
+    house.put("models/iris.yaml", &percent("a.txt", 50));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    house.control.stop().await;
+    // Deleted while the daemon was away, and come back later: nobody remembers it.
+    house.remove("models/iris.yaml");
+    let mut house = restarted(house).await;
+    house.put("models/iris.yaml", &percent("a.txt", 50));
+    house.until_traffic("1:50 1:50:prev | 1 0").await;
 }
