@@ -8,6 +8,7 @@ use super::status::Stage;
 use crate::api::Resource;
 use crate::api::status::{FailureInfo, FailureReason};
 use crate::observe;
+use crate::place::Place;
 use crate::resolve::canary::{Canary, canaries_of};
 use crate::resolve::revision::RevisionName;
 use crate::store::rfc3339;
@@ -26,7 +27,8 @@ impl Rollout {
                 Ok(next) => outcome = sooner(outcome, next),
                 Err(Stop::Superseded) => return Outcome::Done,
                 Err(Stop::Failed { message, may_pass }) => {
-                    self.canary_failed(&canary.name, FailureReason::ModelLoadFailed, message);
+                    let failed = (FailureReason::ModelLoadFailed, self.stored.place.clone());
+                    self.canary_failed(&canary.name, failed, message);
                     outcome = sooner(outcome, if may_pass { Outcome::Retry } else { Outcome::Done });
                 }
             }
@@ -38,7 +40,8 @@ impl Rollout {
         let spec = match super::inference_service::resolve_alone(&self.mind, &self.stored, &canary.service) {
             Ok(spec) => spec,
             Err(error) => {
-                self.canary_failed(&canary.name, error.reason, error.to_string());
+                let place = self.stored.locate(&canary.field(error.field));
+                self.canary_failed(&canary.name, (error.reason, place), error.to_string());
                 return Ok(Outcome::Done);
             }
         };
@@ -76,12 +79,11 @@ impl Rollout {
         settled.map(|_| ())
     }
 
-    fn canary_failed(&self, name: &str, reason: FailureReason, message: String) {
+    fn canary_failed(&self, name: &str, (reason, place): (FailureReason, Place), message: String) {
         tracing::warn!(service = %self.key, canary = name, error = %message, "the canary predictor does not serve");
         observe::model_load_failed();
         let time = Some(rfc3339(SystemTime::now()));
-        let failure =
-            FailureInfo { location: self.stored.place.to_string(), reason: Some(reason), message, time, ..FailureInfo::default() };
+        let failure = FailureInfo { location: place.to_string(), reason: Some(reason), message, time, ..FailureInfo::default() };
         let role = Role::Canary(name.to_owned());
         Self { role, ..self.clone() }.say(Stage::Failed(failure));
     }

@@ -3,12 +3,14 @@
 //! Source: reference 1.9.
 
 use crate::api::deployment_mode::DeploymentMode;
-use crate::api::inference_service::{InferenceService, PredictorSpec};
+use crate::api::inference_service::{CanarySpec, InferenceService, PredictorSpec};
 use serde_json::Value;
 
 /// One canary as it is to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Canary {
+    /// Its place in the list.
+    pub index: usize,
     /// The predictor's name.
     pub name: String,
     /// Its share of the requests, 0 to 100.
@@ -19,6 +21,17 @@ pub struct Canary {
     pub service: InferenceService,
 }
 
+impl Canary {
+    /// The field as the user wrote it of a field of [`Canary::service`]: `spec.canary[0].predictor.model`.
+    #[must_use]
+    pub fn field(&self, of: &str) -> String {
+        match of.strip_prefix("spec.predictor") {
+            Some(rest) => format!("spec.canary[{}].predictor{rest}", self.index),
+            None => of.to_owned(),
+        }
+    }
+}
+
 /// The canaries of a service with defaults filled in; none outside Standard mode.
 #[must_use]
 pub fn canaries_of(service: &InferenceService) -> Vec<Canary> {
@@ -27,16 +40,16 @@ pub fn canaries_of(service: &InferenceService) -> Vec<Canary> {
     }
     let stable = &service.spec.predictor;
     let stable_min = u32::try_from(stable.min_replicas.unwrap_or(1)).unwrap_or(0);
-    let canary = |canary: &crate::api::inference_service::CanarySpec| {
+    let canary = |(index, canary): (usize, &CanarySpec)| {
         let percent = canary.traffic_percent.and_then(|percent| u32::try_from(percent).ok()).unwrap_or(0).min(100);
         let own = canary.predictor.min_replicas.and_then(|replicas| u32::try_from(replicas).ok());
         let mut alone = service.clone();
         alone.spec.canary.clear();
         alone.spec.predictor = overlaid(stable, &canary.predictor);
         let min_replicas = own.unwrap_or_else(|| (stable_min * percent).div_ceil(100)).max(1);
-        Canary { name: canary.predictor.name.clone(), percent, min_replicas, service: alone }
+        Canary { index, name: canary.predictor.name.clone(), percent, min_replicas, service: alone }
     };
-    service.spec.canary.iter().map(canary).collect()
+    service.spec.canary.iter().enumerate().map(canary).collect()
 }
 
 /// A copy of the stable predictor in which every field that the canary fills has the canary's value.
@@ -105,6 +118,8 @@ mod tests {
         let limits = &model.resources.as_ref().unwrap().limits;
         assert_eq!((limits["cpu"].millis(), limits["memory"].bytes()), (4000, 1 << 30));
         assert!(found[0].service.spec.canary.is_empty());
+        assert_eq!(found[0].field("spec.predictor.model.runtime"), "spec.canary[0].predictor.model.runtime");
+        assert_eq!(found[0].field("metadata.annotations"), "metadata.annotations");
     }
 
     #[test]
