@@ -12,6 +12,7 @@ use crate::resolve::revision::RevisionSpec;
 use crate::resolve::storage_uri::StorageUri;
 use crate::resolve::traffic::Book;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
@@ -43,8 +44,17 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) const fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    /// Below `folder`, for the services of these watched folders: another daemon may share the cache, and have services of
+    /// the same names.
+    pub(super) fn new(folder: &Path, watched: &[PathBuf]) -> Self {
+        let mut digest = Sha256::new();
+        for path in watched {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            digest.update(path.as_os_str().as_encoded_bytes());
+            digest.update([0]);
+        }
+        let name: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Self { folder: folder.join(name) }
     }
 
     /// What is kept of a service. Blocks on the file system.
@@ -168,16 +178,28 @@ mod tests {
     #[test]
     fn nothing_that_is_not_ours_is_read_and_nothing_there_is_no_mistake() {
         let folder = tempfile::tempdir().unwrap();
-        let history = History::new(folder.path().join("rollouts"));
+        let history = History::new(folder.path(), &[PathBuf::from("/models")]);
         assert_eq!(history.read(&key("default", "iris")), None);
         history.write(&key("default", "iris"), None);
-        fs::create_dir(folder.path().join("rollouts")).unwrap();
+        fs::create_dir(&history.folder).unwrap();
         for text in ["", "{}", "[1", "null"] {
-            fs::write(folder.path().join("rollouts/default.iris.json"), text).unwrap();
+            fs::write(history.folder.join("default.iris.json"), text).unwrap();
             assert_eq!(history.read(&key("default", "iris")), None, "{text}");
         }
         history.retain(std::iter::empty());
-        assert_eq!(fs::read_dir(folder.path().join("rollouts")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&history.folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn daemons_over_different_folders_keep_apart_what_they_keep() {
+        let of = |watched: &[&str]| {
+            let watched: Vec<PathBuf> = watched.iter().map(PathBuf::from).collect();
+            History::new(Path::new("/cache/rollouts"), &watched).folder
+        };
+        assert_eq!(of(&["/a", "/b"]), of(&["/a", "/b"]));
+        assert_ne!(of(&["/a", "/b"]), of(&["/a"]));
+        assert_ne!(of(&["/a", "/b"]), of(&["/b", "/a"]));
+        assert_ne!(of(&["/ab"]), of(&["/a", "b"]));
     }
 
     #[test]

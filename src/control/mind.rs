@@ -272,7 +272,7 @@ impl Mind {
     }
 
     fn history(&self) -> History {
-        History::new(self.config.history.clone())
+        History::new(&self.config.history, &self.config.folders)
     }
 
     /// Runs copies of requests on a canary, until no more are made.
