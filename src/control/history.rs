@@ -53,8 +53,9 @@ impl History {
             digest.update(path.as_os_str().as_encoded_bytes());
             digest.update([0]);
         }
-        let name: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Self { folder: folder.join(name) }
+        let digest = digest.finalize();
+        let short = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        Self { folder: folder.join(format!("{short:016x}")) }
     }
 
     /// What is kept of a service. Blocks on the file system.

@@ -199,7 +199,6 @@ async fn run_queue(mind: Arc<Mind>, stop: CancellationToken) {
 async fn run_watch(mind: Arc<Mind>, mut asked: mpsc::Receiver<()>) {
     let mut watcher = Watcher::new(&mind);
     watcher.look(&mind, Hint::Everything).await;
-    mind.forget_the_gone().await;
     loop {
         let hint = tokio::select! {
             hint = watcher.watch.changed() => hint,
@@ -223,6 +222,8 @@ struct Watcher {
     watch: Watch,
     /// Away while it looks, on a thread that may wait.
     reflector: Option<Reflector>,
+    /// Whether it looked before.
+    began: bool,
 }
 
 impl Watcher {
@@ -232,7 +233,7 @@ impl Watcher {
         let options = Options { bytes_max: config.manifest_bytes_max, namespace: config.default_namespace.clone() };
         let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode } };
         let reflector = Reflector::new(config.folders.clone(), bounds, rules);
-        Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector) }
+        Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector), began: false }
     }
 
     /// Reads what changed and queues what must be done, until every folder that was found is watched.
@@ -242,6 +243,10 @@ impl Watcher {
             let again = look.again;
             let new_folders = self.watch.follow(&look.folders);
             take(mind, look);
+            if !std::mem::replace(&mut self.began, true) {
+                // What comes later, also a moment later, is new.
+                mind.forget_the_gone().await;
+            }
             if again {
                 tokio::time::sleep(mind.config.debounce * 2).await;
             } else if !new_folders {
