@@ -191,3 +191,33 @@ pub fn request(model: &Arc<str>, protocol: &'static str, code: &'static str, tim
 pub fn door_panic() {
     metrics::counter!("kserved_door_panics_total").increment(1);
 }
+
+/// The requests that a split sent to one of its revisions, looked up once; labels `model` and `revision`.
+#[derive(Debug, Clone)]
+pub struct SplitMetrics {
+    requests: metrics::Counter,
+}
+
+impl SplitMetrics {
+    /// The metrics of one side of a split.
+    #[must_use]
+    pub fn new(model: &str, revision: &str) -> Self {
+        let labels = [("model", model.to_owned()), ("revision", revision.to_owned())];
+        Self { requests: metrics::counter!("kserved_split_requests_total", &labels) }
+    }
+
+    /// One more request was sent to it.
+    pub fn sent(&self) {
+        self.requests.increment(1);
+    }
+}
+
+/// A shadowed request was compared; `result` is `same`, `differs` or `failed`.
+pub fn shadow_compared(result: &'static str) {
+    metrics::counter!("kserved_shadow_requests_total", "result" => result).increment(1);
+}
+
+/// A canary was judged; `verdict` is `promoted` or `rolled_back`.
+pub fn canary_judged(verdict: &'static str) {
+    metrics::counter!("kserved_canaries_judged_total", "verdict" => verdict).increment(1);
+}

@@ -260,6 +260,9 @@ fn control_config(config: &Config) -> control::Config {
         models_bytes_max: config.memory.models_bytes_max,
         models_memory_percent: config.memory.models_percent,
         scaling: scaling(config),
+        history: config.storage.cache.join("rollouts"),
+        shadow_requests_max: config.control.shadow_requests_max,
+        shadow_bytes_max: config.control.shadow_bytes_max,
     }
 }
 

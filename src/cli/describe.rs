@@ -109,7 +109,9 @@ fn write_components(object: &Value, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new(&["  NAME", "LATESTCREATED", "LATESTREADY", "TRAFFIC", "URL"]);
     for (name, component) in components {
         let traffic = component["traffic"].as_array().into_iter().flatten();
-        let shares = traffic.map(|target| format!("{}={}%", cell(target, "/revisionName"), cell(target, "/percent")));
+        let tag = |target| Some(cell(target, "/tag")).filter(|tag| !tag.is_empty()).map_or(String::new(), |tag| format!("({tag})"));
+        let share = |target| format!("{}={}%{}", cell(target, "/revisionName"), cell(target, "/percent"), tag(target));
+        let shares = traffic.map(share);
         table.push(vec![
             format!("  {name}"),
             cell(component, "/latestCreatedRevision"),

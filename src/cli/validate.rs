@@ -9,6 +9,8 @@ use crate::api::serving_runtime::ServingRuntime;
 use crate::api::{Resource, ResourceKey};
 use crate::config::Config;
 use crate::manifest::{Field, Manifest, Options, parse_with};
+use crate::resolve::canary::canaries_of;
+use crate::resolve::rollout::rollout_of;
 use crate::resolve::{Candidate, Defaults as ResolveDefaults, RevisionSpec, resolve};
 use crate::validate::{Defaults, check, runtime_conflicts};
 use anyhow::Context;
@@ -142,6 +144,12 @@ impl Report {
                 Ok(spec) => resolved.push((format!("{}: {}", manifest.place, manifest.resource.key()), spec)),
                 Err(error) => found.push(error.at(manifest.locate(error.field))),
             }
+            found.extend(rollout_of(service).err().map(|error| error.at(manifest.locate(error.field))));
+            for canary in canaries_of(service) {
+                let Err(error) = resolve(&canary.service, folder, &runtimes, &ResolveDefaults::default()) else { continue };
+                let field = canary.field(error.field);
+                found.push(Problem { field: field.clone(), ..error.at(manifest.locate(&field)) });
+            }
         }
         // What is not yet served was said by the check of the service alone.
         found.retain(|problem| !self.problems.iter().any(|known| known.place == problem.place && known.severity == problem.severity));
@@ -247,6 +255,18 @@ spec:
         assert!(report.fails(false));
         assert!(text.starts_with("s.yaml:") && text.contains(": error: spec.predictor.model"), "{text}");
         assert!(report.summary(1).starts_with("files: 1, resources: 1; 1 error"), "{}", report.summary(1));
+    }
+
+    #[test]
+    fn a_canary_and_a_judge_that_cannot_be_are_mistakes_at_their_places() {
+        let standard = "{name: iris, annotations: {serving.kserve.io/deploymentMode: Standard}}";
+        let canary =
+            "  canary:\n  - trafficPercent: 10\n    predictor:\n      name: v2\n      model:\n        modelFormat: {name: prose}\n";
+        let (_, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", &(SERVICE.replace("{name: iris}", standard) + canary))]);
+        assert!(text.contains("error: spec.canary[0].predictor.model"), "{text}");
+        let judge = "{name: iris, annotations: {kserved.io/canary-judge: 'true', kserved.io/judge-requests: many}}";
+        let (_, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", &SERVICE.replace("{name: iris}", judge))]);
+        assert!(text.contains("s.yaml:4:") && text.contains("kserved.io/judge-requests"), "{text}");
     }
 
     #[test]

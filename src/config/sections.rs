@@ -145,6 +145,10 @@ pub struct Control {
     pub retry_max_s: u64,
     /// Seconds that an old revision has to finish what it admitted.
     pub drain_s: u64,
+    /// Copies of requests that wait to be run on a canary that is judged, for each service.
+    pub shadow_requests_max: usize,
+    /// Bytes of inputs and outputs that these copies hold together; a request that does not fit is not copied.
+    pub shadow_bytes_max: usize,
 }
 
 impl Default for Control {
@@ -160,6 +164,8 @@ impl Default for Control {
             retry_first_ms: 500,
             retry_max_s: 60,
             drain_s: 30,
+            shadow_requests_max: 8,
+            shadow_bytes_max: 16 << 20,
         }
     }
 }

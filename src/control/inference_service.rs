@@ -2,13 +2,16 @@
 
 use super::mind::Mind;
 use super::queue::Outcome;
-use super::rollout::Rollout;
+use super::rollout::{Role, Rollout};
 use super::services::idle_route;
 use super::status::Stage;
 use crate::api::deployment_mode::annotation;
+use crate::api::inference_service::InferenceService;
 use crate::api::status::FailureInfo;
 use crate::api::{Kind, Resource, ResourceKey};
+use crate::resolve::canary::{Canary, canaries_of};
 use crate::resolve::revision::RevisionSpec;
+use crate::resolve::rollout::{RolloutSpec, rollout_of};
 use crate::resolve::scale::{ScaleSpec, scale_of};
 use crate::resolve::{Candidate, Defaults, ResolveError, resolve};
 use crate::store::{Snapshot, Stored, rfc3339};
@@ -30,7 +33,7 @@ enum Plan {
 pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: CancellationToken) -> Outcome {
     let snapshot = mind.reader.snapshot();
     let Some(stored) = snapshot.get(&key).cloned() else {
-        remove(&mind, &key);
+        remove(&mind, &key).await;
         return Outcome::Done;
     };
     let plan = plan(&mind, &snapshot, &key, &stored);
@@ -38,10 +41,10 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
         return wake(mind, key, stored, spec, &plan, superseded).await;
     }
     match plan {
-        Plan::Stop => stop(&mind, &key, &stored, Stage::Stopped, "It is stopped by the annotation `serving.kserve.io/stop`."),
-        Plan::StayUnloaded => stop(&mind, &key, &stored, Stage::Unloaded, "It was unloaded through the model repository."),
+        Plan::Stop => stop(&mind, &key, &stored, Stage::Stopped, "It is stopped by the annotation `serving.kserve.io/stop`.").await,
+        Plan::StayUnloaded => stop(&mind, &key, &stored, Stage::Unloaded, "It was unloaded through the model repository.").await,
         Plan::Refuse(failure) => refuse(&mind, &key, &stored, *failure),
-        Plan::Run(spec) => return Rollout { mind, key, stored, spec: *spec, superseded }.run().await,
+        Plan::Run(spec) => return Rollout { mind, key, stored, spec: *spec, role: Role::Newest, superseded }.run().await,
     }
     Outcome::Done
 }
@@ -56,7 +59,8 @@ async fn wake(
     superseded: CancellationToken,
 ) -> Outcome {
     let is_newest = matches!(plan, Plan::Run(newest) if **newest == spec);
-    let outcome = Rollout { mind: Arc::clone(&mind), key: key.clone(), stored, spec, superseded: superseded.clone() }.run().await;
+    let role = if is_newest { Role::Newest } else { Role::Earlier };
+    let outcome = Rollout { mind: Arc::clone(&mind), key: key.clone(), stored, spec, role, superseded: superseded.clone() }.run().await;
     if !is_newest && !superseded.is_cancelled() {
         mind.queue.add(key);
     }
@@ -75,22 +79,45 @@ fn plan(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored: &Stored) ->
         return Plan::StayUnloaded;
     }
     match resolve_stored(mind, snapshot, stored) {
-        Ok((spec, scale)) => {
-            mind.services.with(key, |service| service.scale = Some(scale));
+        Ok((spec, scale, rollout)) => {
+            mind.services.with(key, |service| {
+                service.scale = Some(scale);
+                service.rollout = rollout;
+                // A verdict answers one question; another percentage is another one.
+                let percent = service.rollout.wish.percent;
+                service.verdict = service.verdict.take().filter(|verdict| verdict.percent == percent);
+                service.name_canaries(&canaries(stored));
+            });
             Plan::Run(Box::new(spec))
         }
         Err(error) => Plan::Refuse(Box::new(failure(stored, &error))),
     }
 }
 
-fn resolve_stored(mind: &Mind, snapshot: &Snapshot, stored: &Stored) -> Result<(RevisionSpec, ScaleSpec), ResolveError> {
+fn resolve_stored(mind: &Mind, snapshot: &Snapshot, stored: &Stored) -> Result<(RevisionSpec, ScaleSpec, RolloutSpec), ResolveError> {
     let Resource::InferenceService(service) = &stored.defaulted else {
         unreachable!("the key's kind is InferenceService because only such keys come here");
     };
+    let spec = resolve_in(mind, snapshot, stored, service)?;
+    Ok((spec, scale_of(service, &mind.config.scaling.defaults)?, rollout_of(service)?))
+}
+
+/// What shall run for a service that was made of a stored one.
+pub(super) fn resolve_alone(mind: &Mind, stored: &Stored, service: &InferenceService) -> Result<RevisionSpec, ResolveError> {
+    resolve_in(mind, &mind.reader.snapshot(), stored, service)
+}
+
+fn resolve_in(mind: &Mind, snapshot: &Snapshot, stored: &Stored, service: &InferenceService) -> Result<RevisionSpec, ResolveError> {
     let folder = stored.place.file.parent().unwrap_or(Path::new(""));
     let defaults = Defaults { engines: mind.engines.names().map(str::to_owned).collect(), ..Defaults::default() };
-    let spec = resolve(service, folder, &candidates(snapshot), &defaults)?;
-    Ok((spec, scale_of(service, &mind.config.scaling.defaults)?))
+    resolve(service, folder, &candidates(snapshot), &defaults)
+}
+
+fn canaries(stored: &Stored) -> Vec<Canary> {
+    match &stored.defaulted {
+        Resource::InferenceService(service) => canaries_of(service),
+        Resource::ServingRuntime(_) | Resource::ClusterServingRuntime(_) => Vec::new(),
+    }
 }
 
 /// Every runtime in the store.
@@ -134,28 +161,41 @@ fn refuse(mind: &Mind, key: &ResourceKey, stored: &Stored, mut failure: FailureI
 }
 
 /// Unloads what runs; the service stays known.
-fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
-    let retired = mind.services.with_route(key, |service| {
-        service.watched = None;
+async fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, reason: &str) {
+    let is_stop = stage == Stage::Stopped;
+    let (retired, kept) = mind.services.with_route(key, |service| {
+        service.watched.clear();
+        let was_split = !service.beside.is_empty();
+        let retired = service.retire_all();
         (service.asleep, service.woken_at) = (None, None);
-        let retired = service.retire();
+        if is_stop || !was_split {
+            // KServe deletes what is stopped and clears its status: what comes next is a first rollout. What a client
+            // unloads while it shares requests shares them again.
+            service.forget();
+        }
         service.route = Some(Arc::new(idle_route(key, reason)));
-        retired
+        (retired, service.recorded || !std::mem::replace(&mut service.looked_back, true))
     });
-    if let Some(retired) = retired {
+    if is_stop && kept {
+        mind.keep_nothing(key).await;
+    }
+    for retired in retired {
         tracing::info!(service = %key, revision = %retired.running.name, reason, "model unloaded");
         mind.drain(retired);
     }
     mind.say(key, stored, stage, None);
 }
 
-fn remove(mind: &Mind, key: &ResourceKey) {
+async fn remove(mind: &Mind, key: &ResourceKey) {
     let Some(mut service) = mind.services.remove(key) else { return };
+    if service.recorded || !service.looked_back {
+        mind.keep_nothing(key).await;
+    }
     for waiting in std::mem::take(&mut service.waiting) {
         // The client may have left.
         let _ = waiting.send(Err(crate::inference::InferenceError::ModelNotFound(key.name.clone())));
     }
-    if let Some(retired) = service.retire() {
+    for retired in service.retire_all() {
         tracing::info!(service = %key, revision = %retired.running.name, "service deleted; model unloaded");
         mind.drain(retired);
     }

@@ -1,6 +1,8 @@
 //! What every reconcile shares: the store's one writer, what runs, the engines, and the status it tells.
 
 use super::Config;
+use super::history::History;
+use super::judge::Comparing;
 use super::memory::{Memory, give_back};
 use super::queue::Queue;
 use super::services::{Replicas, Retired, Running, Service, Services};
@@ -12,8 +14,10 @@ use crate::engine::EngineRegistry;
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::threads::ThreadBudget;
-use crate::resolve::revision::{RevisionName, RuntimeRef};
+use crate::resolve::revision::{RevisionName, RevisionSpec, RuntimeRef};
+use crate::resolve::traffic::Book;
 use crate::router::Route;
+use crate::router::shadow;
 use crate::router::waker::Asks;
 use crate::storage::Storage;
 use crate::store::{FileChange, Reader, Stored, Writer};
@@ -181,7 +185,10 @@ impl Mind {
             runtime,
             serving: None,
             created: None,
-            previous: None,
+            book: Book::default(),
+            shares: Vec::new(),
+            canaries: Vec::new(),
+            judged: None,
             last_failure: None,
             replicas: Replicas::default(),
             manifest_problem: sentences(&stored.problems, |_| true),
@@ -194,7 +201,10 @@ impl Mind {
             let serving = service.serving().map(RevisionName::to_string);
             facts.created = service.attempt.as_ref().map(|attempt| attempt.name.to_string()).or_else(|| serving.clone());
             facts.serving = serving;
-            facts.previous = service.previous.as_ref().map(RevisionName::to_string);
+            facts.book = service.book.clone();
+            facts.shares.clone_from(&service.shares);
+            facts.canaries = service.canary_facts();
+            facts.judged = service.judged();
             facts.last_failure.clone_from(&service.last_failure);
         });
         let snapshot = self.reader.snapshot();
@@ -209,8 +219,8 @@ impl Mind {
         old.running.memory.leaves();
         self.drains.spawn(async move {
             // A request that read the old table may be about to ask: draining now would refuse it.
-            let _ = tokio::time::timeout_at(deadline, let_go(old.route)).await;
-            let Running { name, handle, memory, .. } = old.running;
+            let Running { name, handle, memory, route, .. } = old.running;
+            let _ = tokio::time::timeout_at(deadline, let_go(route)).await;
             handle.drain(deadline.saturating_duration_since(Instant::now())).await;
             drop(handle);
             // Only then are the bytes there for others. It fails only where the runtime is being shut down.
@@ -218,6 +228,61 @@ impl Mind {
             drop(memory);
             tracing::debug!(revision = %name, "the old revision is unloaded");
         });
+    }
+
+    /// What was kept of a service before a restart, and whether its newest revision was made of that spec; looked for once.
+    pub(super) async fn look_back(&self, key: &ResourceKey, spec: &RevisionSpec) {
+        if self.services.with(key, |service| std::mem::replace(&mut service.looked_back, true)) {
+            return;
+        }
+        let (history, of, spec) = (self.history(), key.clone(), spec.clone());
+        let read = move || history.read(&of).map(|record| (record.is_of(&spec), record));
+        if let Some((is_same, record)) = on_files(read).await {
+            tracing::info!(service = %key, "its requests were split before the restart, and are again");
+            self.services.with(key, |service| {
+                service.recorded = true;
+                service.restore(record, is_same);
+            });
+        }
+    }
+
+    /// Keeps what is to be known of a service after a restart.
+    pub(super) async fn keep(&self, key: &ResourceKey) {
+        let (record, was_kept) = self.services.with(key, |service| {
+            let record = service.record(key);
+            let was_kept = std::mem::replace(&mut service.recorded, record.is_some());
+            (record, was_kept)
+        });
+        if record.is_some() || was_kept {
+            let (history, of) = (self.history(), key.clone());
+            on_files(move || history.write(&of, record.as_ref())).await;
+        }
+    }
+
+    /// Keeps nothing of a service: what comes next is a first revision.
+    pub(super) async fn keep_nothing(&self, key: &ResourceKey) {
+        let (history, of) = (self.history(), key.clone());
+        on_files(move || history.write(&of, None)).await;
+    }
+
+    /// Keeps nothing of services that were deleted while the daemon was away.
+    pub(super) async fn forget_the_gone(&self) {
+        let (history, snapshot) = (self.history(), self.reader.snapshot());
+        on_files(move || history.retain(snapshot.resources.keys().cloned())).await;
+    }
+
+    fn history(&self) -> History {
+        History::new(&self.config.history, &self.config.folders)
+    }
+
+    /// Runs copies of requests on a canary, until no more are made.
+    pub(super) fn compare(&self, comparing: Comparing) {
+        self.drains.spawn(comparing.run());
+    }
+
+    /// How many copies of requests may wait.
+    pub(super) const fn shadows(&self) -> shadow::Bounds {
+        shadow::Bounds { requests_max: self.config.shadow_requests_max, bytes_max: self.config.shadow_bytes_max }
     }
 
     /// Says that a model began to serve.
@@ -233,7 +298,7 @@ impl Mind {
     /// Unloads everything: takes all routes away, lets every pool finish, and waits for it.
     pub(super) async fn unload_all(&self, grace: Duration) {
         for service in self.services.clear() {
-            if let Some(running) = service.running {
+            for running in service.running.into_iter().chain(service.beside) {
                 self.drains.spawn(async move { running.handle.drain(grace).await });
             }
         }
@@ -255,9 +320,14 @@ fn effective(stage: &Stage, service: &Service) -> Stage {
     }
 }
 
+/// Works on a thread that may wait.
+async fn on_files<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let working = tokio::task::spawn_blocking(work);
+    working.await.expect("work on files ends because it does not panic and is never aborted")
+}
+
 /// Waits until nobody else holds the route. An `Arc` tells nobody when it is let go, so it is looked at.
-async fn let_go(route: Option<Arc<Route>>) {
-    let Some(route) = route else { return };
+async fn let_go(route: Arc<Route>) {
     let mut wait = Duration::from_millis(1);
     while Arc::strong_count(&route) > 1 {
         tokio::time::sleep(wait).await;

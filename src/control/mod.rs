@@ -5,7 +5,10 @@
 //! says how it went (`status`). The doors see two results: the route table and the store.
 
 mod autoscale;
+mod canaries;
+mod history;
 mod inference_service;
+mod judge;
 mod manifests;
 mod memory;
 mod mind;
@@ -19,6 +22,7 @@ mod rollout;
 mod scaler;
 mod scan;
 mod services;
+mod sides;
 mod sleep;
 mod status;
 mod warm_up;
@@ -99,6 +103,12 @@ pub struct Config {
     pub models_memory_percent: u64,
     /// How replicas follow what is asked, and when models sleep.
     pub scaling: Scaling,
+    /// Where the splits of services are kept for a restart.
+    pub history: PathBuf,
+    /// Copies of requests that wait to be run on a canary that is judged, for each service.
+    pub shadow_requests_max: usize,
+    /// Bytes of inputs and outputs that these copies hold, for each service.
+    pub shadow_bytes_max: usize,
 }
 
 /// Services worked on at once. Most of them wait for a download or for their turn to load, and a slow
@@ -140,6 +150,7 @@ impl Control {
         tasks.spawn(until(stop.clone(), run_commands(Arc::clone(&mind), commands)));
         tasks.spawn(until(stop.clone(), sleep::run_asks(Arc::clone(&mind), asked_awake)));
         tasks.spawn(until(stop.clone(), scaler::run_scaler(Arc::clone(&mind))));
+        tasks.spawn(until(stop.clone(), judge::run_judge(Arc::clone(&mind))));
         tasks.spawn(run_queue(Arc::clone(&mind), stop.clone()));
         Self { mind, rescan, stop, tasks }
     }
@@ -211,6 +222,8 @@ struct Watcher {
     watch: Watch,
     /// Away while it looks, on a thread that may wait.
     reflector: Option<Reflector>,
+    /// Whether it looked before.
+    began: bool,
 }
 
 impl Watcher {
@@ -221,7 +234,7 @@ impl Watcher {
         let options = Options { bytes_max: config.manifest_bytes_max, namespace, ..Options::default() };
         let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode } };
         let reflector = Reflector::new(config.folders.clone(), bounds, rules);
-        Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector) }
+        Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector), began: false }
     }
 
     /// Reads what changed and queues what must be done, until every folder that was found is watched.
@@ -231,6 +244,10 @@ impl Watcher {
             let again = look.again;
             let new_folders = self.watch.follow(&look.folders);
             take(mind, look);
+            if !std::mem::replace(&mut self.began, true) {
+                // What comes later, also a moment later, is new.
+                mind.forget_the_gone().await;
+            }
             if again {
                 tokio::time::sleep(mind.config.debounce * 2).await;
             } else if !new_folders {

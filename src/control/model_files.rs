@@ -1,6 +1,7 @@
 //! Whether a model's files are still the ones that were loaded: their names, sizes and times, not their bytes.
 
 use super::scan::Stamp;
+use serde::{Deserialize, Serialize};
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -13,7 +14,7 @@ const DEPTH_MAX: usize = 4;
 const FILES_MAX: usize = 4096;
 
 /// A model's files at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ModelFiles {
     digest: u64,
     files: usize,

@@ -39,6 +39,11 @@ impl Size {
         wanted.max(scale.min).min(most).clamp(1, self.replicas_max())
     }
 
+    /// Replicas of so many that are asked for that this machine has room for; never none.
+    pub(super) fn replicas_for(&self, wanted: u32) -> u32 {
+        wanted.clamp(1, self.replicas_max())
+    }
+
     /// Runs that may overlap with so many replicas.
     pub(super) fn runs(&self, replicas: u32) -> usize {
         self.runs.saturating_mul(times(replicas)).clamp(1, self.runs_max)

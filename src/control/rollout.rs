@@ -7,6 +7,8 @@ use super::model_files::ModelFiles;
 use super::queue::Outcome;
 use super::replicas::Size;
 use super::services::{Replicas, Running, Service, Why, route_of};
+use super::sides::{Fresh, Left, Remembered, Settled};
+use super::sleep::OutOfReach;
 use super::status::Stage;
 use super::warm_up::warm_up;
 use crate::api::ResourceKey;
@@ -19,6 +21,7 @@ use crate::resolve::batching::BatchingSpec;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
 use crate::resolve::storage_uri::StorageUri;
+use crate::resolve::traffic::Book;
 use crate::router::Target;
 use crate::storage::{ModelDir, Progress, StorageError};
 use crate::store::{Stored, rfc3339};
@@ -30,22 +33,35 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A model file written less than this ago may be half-written: a running revision waits for it.
-const QUIET: Duration = Duration::from_millis(200);
+pub(super) const QUIET: Duration = Duration::from_millis(200);
 /// Between two reports of a download's progress.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// One revision on its way.
+#[derive(Clone)]
 pub(super) struct Rollout {
     pub(super) mind: Arc<Mind>,
     pub(super) key: ResourceKey,
     pub(super) stored: Arc<Stored>,
     pub(super) spec: RevisionSpec,
+    pub(super) role: Role,
     /// Cancelled when there is something newer to do for this service.
     pub(super) superseded: CancellationToken,
 }
 
+/// What a revision is to its service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Role {
+    /// What the newest spec asks for.
+    Newest,
+    /// What was asked for before: it comes back, because a request woke it or because it is to have requests again.
+    Earlier,
+    /// The canary predictor of that name.
+    Canary(String),
+}
+
 /// Why a revision did not come to serve.
-enum Stop {
+pub(super) enum Stop {
     /// Something newer is to be done; nothing is said of this try.
     Superseded,
     Failed {
@@ -54,74 +70,109 @@ enum Stop {
     },
 }
 
+/// What there is of what is asked for.
+enum Current {
+    Running,
+    Asleep,
+    /// Its files are being written.
+    Changing,
+    Nothing,
+}
+
 impl Rollout {
     /// Brings the service to the spec, and says how it went in its status.
     pub(super) async fn run(self) -> Outcome {
-        if let Some(outcome) = self.already_running().await {
-            return outcome;
-        }
-        if let Some(outcome) = self.stays_asleep().await {
-            return outcome;
-        }
-        let name = self.mind.services.with(&self.key, |service| service.attempt_for(&self.spec));
-        match self.bring_up(&name).await {
-            Ok(()) | Err(Stop::Superseded) => Outcome::Done,
-            Err(Stop::Failed { message, may_pass }) => self.failed(&name, message, may_pass),
+        self.mind.look_back(&self.key, &self.spec).await;
+        let name = match self.current().await {
+            Current::Changing => return Outcome::After(QUIET),
+            Current::Asleep => {
+                self.say(Stage::Serving);
+                return Outcome::Done;
+            }
+            Current::Running => self.mind.services.with(&self.key, |service| {
+                service.attempt = None;
+                service.running.as_ref().map(|running| running.name.clone())
+            }),
+            Current::Nothing => None,
+        };
+        let outcome = match &name {
+            Some(_) => self.settle(Fresh::default()).await.map(|_| self.say(Stage::Serving)),
+            None => self.replace().await,
+        };
+        match outcome {
+            Ok(()) => self.canaries().await,
+            Err(Stop::Superseded) => Outcome::Done,
+            Err(Stop::Failed { message, may_pass }) => {
+                let attempt = |service: &mut Service| service.attempt.as_ref().map(|attempt| attempt.name.clone());
+                let Some(name) = self.mind.services.with(&self.key, attempt).or(name) else { return Outcome::Done };
+                self.failed(&name, message, may_pass)
+            }
         }
     }
 
-    /// Whether what runs is what is asked for, down to the model's files.
-    async fn already_running(&self) -> Option<Outcome> {
-        let running = self.mind.services.with(&self.key, |service| service.running.clone())?;
-        if running.spec != self.spec {
-            return None;
+    /// What there is of what is asked for, down to the model's files.
+    async fn current(&self) -> Current {
+        let running = self.mind.services.with(&self.key, |service| service.running.clone());
+        match running.filter(|running| running.spec == self.spec) {
+            Some(running) => match self.files_are_those_of(&running).await {
+                Some(true) => Current::Running,
+                Some(false) => Current::Changing,
+                None => Current::Nothing,
+            },
+            None => self.asleep().await,
         }
+    }
+
+    /// Whether the model's files are those that were loaded: `false` while they are being written, nothing where they
+    /// are others.
+    pub(super) async fn files_are_those_of(&self, running: &Running) -> Option<bool> {
         let files = files_at(running.model.path().to_owned()).await;
         if files == running.files {
-            self.mind.services.with_route(&self.key, |service| {
-                service.attempt = None;
-                // A route that leads there already must stay the very same: retiring it waits for those who hold it.
-                let runs = service.running.as_ref().is_some_and(|now| now.name == running.name);
-                if runs && !service.is_routed() {
-                    service.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
-                }
-            });
-            self.say(Stage::Serving);
-            return Some(Outcome::Done);
+            return Some(true);
         }
-        files.is_fresh(QUIET, SystemTime::now()).then_some(Outcome::After(QUIET))
+        files.is_fresh(QUIET, SystemTime::now()).then_some(false)
+    }
+
+    /// Brings up what is asked for, beside what there is.
+    async fn replace(&self) -> Result<(), Stop> {
+        let adopted = self.mind.services.with(&self.key, |service| service.adopt(&self.spec));
+        if let Some(canary) = adopted {
+            tracing::info!(service = %self.key, revision = %canary.name, "the canary predictor becomes the stable one");
+            self.settle(Fresh { latest: Some(canary), others: Vec::new() }).await?;
+            self.say(Stage::Serving);
+            return Ok(());
+        }
+        let name = self.mind.services.with(&self.key, |service| service.attempt_for(&self.spec));
+        // Until the new one is ready, the share is for those that are.
+        self.settle_ready().await;
+        self.bring_up(&name).await
     }
 
     /// Whether what is asked for sleeps and may go on sleeping: nobody asks for it, and its files are the same.
-    async fn stays_asleep(&self) -> Option<Outcome> {
-        let (path, files) = self.mind.services.with(&self.key, |service| {
+    async fn asleep(&self) -> Current {
+        let found = self.mind.services.with(&self.key, |service| {
             let asleep = service.asleep.as_ref().filter(|asleep| asleep.spec == self.spec)?;
             Some((asleep.model.path().to_owned(), asleep.files))
-        })?;
+        });
+        let Some((path, files)) = found else { return Current::Nothing };
         let now = files_at(path).await;
         if now != files {
-            return now.is_fresh(QUIET, SystemTime::now()).then_some(Outcome::After(QUIET));
+            return if now.is_fresh(QUIET, SystemTime::now()) { Current::Changing } else { Current::Nothing };
         }
-        let stays = self.mind.services.with(&self.key, Service::keep_asleep);
-        stays.then(|| {
-            self.say(Stage::Serving);
-            Outcome::Done
-        })
+        let stays = self.mind.services.with_route(&self.key, |service| {
+            let stays = service.keep_asleep();
+            if stays {
+                service.settle(&mut Fresh::default(), true, self.mind.shadows());
+            }
+            stays
+        });
+        if stays { Current::Asleep } else { Current::Nothing }
     }
 
     async fn bring_up(&self, name: &RevisionName) -> Result<(), Stop> {
         let began = Instant::now();
-        let (model_dir, files) = self.fetch().await?;
-        let memory = self.room_for(model_dir.path()).await?;
-        let model = self.load(model_dir.path(), &memory).await?;
-        let handle = ModelHandle::start(model, self.pool_options(name), self.mind.threads.clone());
-        let deadline = Instant::now() + Duration::from_secs(self.spec.timeout_s);
-        tokio::select! {
-            () = self.superseded.cancelled() => return Err(Stop::Superseded),
-            () = warm_up(&handle, deadline) => {}
-        }
-        let asked_for =
-            self.swap(Running { name: name.clone(), spec: self.spec.clone(), files, handle, model: model_dir, woken_at: None, memory });
+        let running = self.make(name).await?;
+        let asked_for = self.settle(Fresh { latest: Some(running), others: Vec::new() }).await?;
         self.say(Stage::Serving);
         self.mind.ready_report(&self.key, name, began.elapsed());
         let may_sleep = |service: &mut Service| service.scale.as_ref().is_some_and(|scale| scale.initial == 0 && scale.min == 0);
@@ -131,15 +182,135 @@ impl Rollout {
         Ok(())
     }
 
+    /// Fetches, loads and warms a revision, which then waits for its requests.
+    pub(super) async fn make(&self, name: &RevisionName) -> Result<Running, Stop> {
+        let (model_dir, files) = self.fetch().await?;
+        let memory = self.room_for(model_dir.path()).await?;
+        let model = self.load(model_dir.path(), &memory).await?;
+        let handle = ModelHandle::start(model, self.pool_options(name), self.mind.threads.clone());
+        let deadline = Instant::now() + Duration::from_secs(self.spec.timeout_s);
+        tokio::select! {
+            () = self.superseded.cancelled() => return Err(Stop::Superseded),
+            () = warm_up(&handle, deadline) => {}
+        }
+        let route = Arc::new(route_of(&self.spec, Target::Ready(handle.clone())));
+        Ok(Running { name: name.clone(), spec: self.spec.clone(), files, handle, route, model: model_dir, woken_at: None, memory })
+    }
+
+    /// Sends requests to those that are ready now, as far as they are loaded.
+    async fn settle_ready(&self) {
+        let settled = self.mind.services.with_route(&self.key, |service| service.settle(&mut Fresh::default(), false, self.mind.shadows()));
+        if let Settled::Done(left) = settled {
+            self.clear_up(*left).await;
+        }
+    }
+
+    /// Sends requests to the revisions that the spec asks for, and loads those that are missing first; whether somebody
+    /// waits for the newest one.
+    pub(super) async fn settle(&self, mut fresh: Fresh) -> Result<bool, Stop> {
+        loop {
+            // Swap before drain: a request that reads the table now must find the new pool.
+            let (settled, asked_at, commanded) = self.mind.services.with_route(&self.key, |service| {
+                let (asked_at, commanded) = (service.woken_at, !service.waiting.is_empty());
+                if let Some(latest) = &mut fresh.latest {
+                    latest.woken_at = asked_at.map(|_| Instant::now());
+                }
+                (service.settle(&mut fresh, self.role != Role::Earlier, self.mind.shadows()), asked_at, commanded)
+            });
+            match settled {
+                Settled::Done(left) => {
+                    if let Some(asked_at) = asked_at.filter(|_| left.asleep.is_some()) {
+                        observe::model_woke(asked_at.elapsed());
+                    }
+                    self.clear_up(*left).await;
+                    return Ok(asked_at.is_some() || commanded);
+                }
+                Settled::Missing(missing) => {
+                    let running = match self.bring_back(&missing).await {
+                        Ok(running) => running,
+                        Err(Stop::Failed { message, may_pass: false }) if self.has_nothing_but(&fresh) => {
+                            tracing::warn!(service = %self.key, %message, "all requests go to the newest revision");
+                            self.mind.services.with(&self.key, |service| service.book = Book::default());
+                            continue;
+                        }
+                        Err(stop) => return Err(stop),
+                    };
+                    let ready = self.mind.services.with(&self.key, |service| service.serving() == Some(&missing.name));
+                    if ready && fresh.latest.is_none() { fresh.latest = Some(running) } else { fresh.others.push(running) }
+                }
+            }
+        }
+    }
+
+    /// Whether nothing else could answer: to insist on the earlier revision would leave the service without any.
+    fn has_nothing_but(&self, fresh: &Fresh) -> bool {
+        fresh.latest.is_some() && self.mind.services.with(&self.key, |service| service.running.is_none())
+    }
+
+    /// Loads a revision again that is to have requests once more.
+    async fn bring_back(&self, missing: &Remembered) -> Result<Running, Stop> {
+        let earlier = Self { spec: missing.spec.clone(), role: Role::Earlier, ..self.clone() };
+        let made = earlier.make(&missing.name).await.map_err(|stop| match stop {
+            Stop::Failed { message, may_pass } => {
+                Stop::Failed { message: format!("the earlier revision {} could not be loaded again: {message}", missing.name), may_pass }
+            }
+            Stop::Superseded => Stop::Superseded,
+        })?;
+        let in_place = matches!(missing.spec.storage, Some(StorageUri::Local(_) | StorageUri::Pvc { .. }));
+        if in_place && made.files != missing.files {
+            let message = format!(
+                "the model files of the earlier revision {} were replaced, so it cannot have requests again\n\n\
+                 hint: keep each version of a model in a file of its own",
+                missing.name
+            );
+            return Err(Stop::Failed { message, may_pass: false });
+        }
+        Ok(made)
+    }
+
+    /// Drains what has no requests any more, and tells those who waited.
+    async fn clear_up(&self, left: Left) {
+        if let Some(asleep) = left.asleep {
+            asleep.sleep.awake();
+        }
+        if let Some(comparing) = left.comparing {
+            self.mind.compare(comparing);
+        }
+        for old in left.retired {
+            self.mind.drain(old);
+        }
+        if left.moved {
+            self.mind.keep(&self.key).await;
+        }
+        let shares = self.mind.services.with(&self.key, |service| service.shares.clone());
+        if left.moved && shares.len() > 1 {
+            let shares: Vec<String> = shares.iter().map(|share| format!("{} {} %", share.revision, share.percent)).collect();
+            tracing::info!(service = %self.key, "requests are split: {}", shares.join(", "));
+        }
+        if left.moved
+            && let Some(other) = self.mind.services.namesake(&self.key, &self.spec.model_name)
+        {
+            tracing::warn!(service = %self.key, %other, model = self.spec.model_name, "two services share a model name; on a bare host the first by name answers, each on its own host");
+        }
+    }
+
     /// Takes what the model's files predict of the memory for models, and waits for it where others have it.
     async fn room_for(&self, model: &Path) -> Result<Arc<Reservation>, Stop> {
         let path = model.to_owned();
         let looking = tokio::task::spawn_blocking(move || memory::file_bytes(&path));
         let file_bytes = looking.await.expect("looking at files ends because it does not panic and is never aborted");
-        let (limit, stays) = (self.mind.memory.limit_bytes(), self.mind.bytes_out_of_reach(&self.key));
-        if file_bytes.saturating_add(stays) > limit {
-            return Err(too_large(file_bytes, stays, limit));
+        let limit = self.mind.memory.limit_bytes();
+        let fits_beside = |stays: u64| file_bytes.saturating_add(stays) <= limit;
+        let mut out_of_reach = self.mind.bytes_out_of_reach(&self.key);
+        if !fits_beside(out_of_reach.own + out_of_reach.others) {
+            let fits_alone = out_of_reach.own > 0 && self.role == Role::Newest && fits_beside(out_of_reach.others);
+            if !fits_alone || !self.mind.services.with(&self.key, |service| service.rollout.recreate) {
+                return Err(too_large(file_bytes, out_of_reach, (limit, fits_alone)));
+            }
+            self.let_the_old_go();
+            out_of_reach.own = 0;
         }
+        let stays = out_of_reach.own + out_of_reach.others;
         let bytes = memory::while_loading(file_bytes).min(limit - stays);
         if let Some(taken) = self.mind.memory.take_at_once(bytes) {
             return Ok(Arc::new(taken));
@@ -148,6 +319,20 @@ impl Rollout {
         tokio::select! {
             () = self.superseded.cancelled() => Err(Stop::Superseded),
             taken = self.mind.make_room(&self.key, bytes) => Ok(Arc::new(taken)),
+        }
+    }
+
+    /// Unloads what the service has, because its successor does not fit beside it and may come after it.
+    fn let_the_old_go(&self) {
+        const REASON: &str = "The old revision was let go (`Recreate`), the new one is being loaded.";
+        let retired = self.mind.services.with_route(&self.key, |service| {
+            let retired = service.retire_all();
+            service.route = Some(Arc::new(route_of(&self.spec, Target::NotReady(REASON.to_owned()))));
+            retired
+        });
+        for old in retired {
+            tracing::info!(service = %self.key, revision = %old.running.name, "let go before its successor is loaded: both do not fit into memory");
+            self.mind.drain(old);
         }
     }
 
@@ -179,7 +364,13 @@ impl Rollout {
     /// Remembers what the files are before they are read, so that a change from now on is seen.
     async fn watch_files(&self, path: PathBuf) -> ModelFiles {
         let files = files_at(path.clone()).await;
-        self.mind.services.with(&self.key, |service| service.watched = Some((path, files)));
+        let whose = match &self.role {
+            Role::Newest => "",
+            // What was replaced since then is no news to it.
+            Role::Earlier => return files,
+            Role::Canary(name) => name,
+        };
+        self.mind.services.with(&self.key, |service| service.watched.insert(whose.to_owned(), (path, files)));
         files
     }
 
@@ -251,6 +442,9 @@ impl Rollout {
         let replicas = self.mind.services.with(&self.key, |service| {
             let first = |scale: &ScaleSpec| size.within(scale.initial.max(scale.min), scale);
             let ready = service.scale.as_ref().map_or(1, first);
+            if let Role::Canary(name) = &self.role {
+                return service.canary(name).map_or(ready, |canary| size.replicas_for(canary.min_replicas));
+            }
             service.replicas = Replicas { wanted: ready, ready };
             observe::replicas(&self.spec.model_name, ready, ready);
             ready
@@ -270,30 +464,6 @@ impl Rollout {
     fn batching(&self) -> Option<Batching> {
         let BatchingSpec { instances_max, delay, kserve_replies } = self.spec.batching.clone()?;
         Some(Batching { instances_max, delay, bytes_max: self.mind.config.batch_bytes_max, kserve_replies })
-    }
-
-    /// Lets the revision answer from now on; whether somebody waits for it.
-    fn swap(&self, mut running: Running) -> bool {
-        // Swap before drain: a request that reads the table now must find the new pool.
-        let (old, asleep, asked_at, commanded) = self.mind.services.with_route(&self.key, |service| {
-            let (asked_at, commanded) = (service.woken_at, !service.waiting.is_empty());
-            running.woken_at = asked_at.map(|_| Instant::now());
-            let (old, asleep) = service.replace(running);
-            (old, asleep, asked_at, commanded)
-        });
-        if let Some(asleep) = asleep {
-            asleep.sleep.awake();
-        }
-        if let Some(asked_at) = asked_at {
-            observe::model_woke(asked_at.elapsed());
-        }
-        if let Some(old) = old {
-            self.mind.drain(old);
-        }
-        if let Some(other) = self.mind.services.namesake(&self.key, &self.spec.model_name) {
-            tracing::warn!(service = %self.key, %other, model = self.spec.model_name, "two services share a model name; on a bare host the first by name answers, each on its own host");
-        }
-        asked_at.is_some() || commanded
     }
 
     fn failed(&self, name: &RevisionName, message: String, may_pass: bool) -> Outcome {
@@ -328,7 +498,11 @@ impl Rollout {
         if may_pass { Outcome::Retry } else { Outcome::Done }
     }
 
-    fn say(&self, stage: Stage) {
+    pub(super) fn say(&self, stage: Stage) {
+        if let Role::Canary(name) = &self.role {
+            self.mind.services.with(&self.key, |service| service.canary(name).map(|canary| canary.stage = stage));
+            return self.mind.say_again(&self.key);
+        }
         let unknown = |service: &mut Service| {
             service.serving().is_none() && service.route.as_ref().is_none_or(|route| *route.model_name != *self.spec.model_name)
         };
@@ -346,12 +520,18 @@ fn settle(watch: &LoadWatch<'_>, memory: &Reservation, file_bytes: u64) {
     memory.correct(watch.measured(file_bytes).unwrap_or_else(|| memory::while_loading(file_bytes) - file_bytes));
 }
 
-fn too_large(file_bytes: u64, stays: u64, limit: u64) -> Stop {
+fn too_large(file_bytes: u64, out_of_reach: OutOfReach, (limit, fits_alone): (u64, bool)) -> Stop {
     let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    let stays = out_of_reach.own + out_of_reach.others;
     let others = if stays == 0 { String::new() } else { format!(", of which {} MiB cannot be freed for it", mebibytes(stays)) };
+    let instead = if fits_alone {
+        ", or let the old revision go first: `deploymentStrategy: {type: Recreate}` on the predictor (Standard mode)"
+    } else {
+        ""
+    };
     let message = format!(
         "the model does not fit into memory: its files have {} MiB, all models together may take {} MiB{others}\n\n\
-         hint: raise `memory.models_bytes_max`",
+         hint: raise `memory.models_bytes_max`{instead}",
         mebibytes(file_bytes),
         mebibytes(limit),
     );

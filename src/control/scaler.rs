@@ -5,7 +5,7 @@
 use super::autoscale::{Averages, Hpa, Kpa, Rules, Windows};
 use super::mind::Mind;
 use super::replicas::Size;
-use super::services::{Replicas, Running, Why};
+use super::services::{Loaded, Replicas, Running, Why};
 use crate::api::ResourceKey;
 use crate::api::component::ScaleMetric;
 use crate::observe;
@@ -45,9 +45,11 @@ impl Default for Scaling {
     }
 }
 
+/// A revision of a service.
+type RevisionKey = (ResourceKey, RevisionName);
+
 /// One running revision, as the scaler remembers it.
 struct Scaled {
-    revision: RevisionName,
     since: Duration,
     last: Sample,
     run_seconds: f64,
@@ -82,22 +84,26 @@ pub(super) async fn run_scaler(mind: Arc<Mind>) {
     }
 }
 
-fn look_at_all(mind: &Mind, scaled: &mut BTreeMap<ResourceKey, Scaled>, now: Duration) {
-    let running = mind.services.running();
-    let known: BTreeSet<&ResourceKey> = running.iter().map(|(key, ..)| key).collect();
+fn look_at_all(mind: &Mind, scaled: &mut BTreeMap<RevisionKey, Scaled>, now: Duration) {
+    let all = mind.services.loaded();
+    let of = |loaded: &Loaded| (loaded.key.clone(), loaded.running.name.clone());
+    let known: BTreeSet<RevisionKey> = all.iter().map(of).collect();
     scaled.retain(|key, _| known.contains(key));
-    for (key, running, scale) in &running {
+    for loaded in &all {
+        let Loaded { key, running, scale, .. } = loaded;
         let size = Size::of(&running.spec, mind.config.workers_max);
         let Some(scale) = scale.as_ref().filter(|scale| size.replicas_max() > 1 || scale.min == 0) else { continue };
-        let entry = scaled.entry(key.clone()).or_insert_with(|| Scaled::new(running, scale, size, now));
-        if entry.revision != running.name || !entry.brain.is_of(scale.scaler) {
+        let entry = scaled.entry(of(loaded)).or_insert_with(|| Scaled::new(running, scale, size, now));
+        if !entry.brain.is_of(scale.scaler) {
             *entry = Scaled::new(running, scale, size, now);
         }
         match entry.look(now, running, scale, (size, &mind.config.scaling)) {
-            Step::Replicas(replicas) => apply(mind, key, running, (size, replicas)),
+            Step::Replicas(replicas) => apply(mind, loaded, (size, replicas)),
+            // Those who share requests stay, whatever they are asked for.
+            Step::Sleep if !loaded.alone => {}
             Step::Sleep => {
                 if mind.put_to_sleep(key, &running.name, Why::Idle) {
-                    scaled.remove(key);
+                    scaled.remove(&of(loaded));
                 }
             }
         }
@@ -105,7 +111,14 @@ fn look_at_all(mind: &Mind, scaled: &mut BTreeMap<ResourceKey, Scaled>, now: Dur
 }
 
 /// Sets the bounds of the pool, and says so where something changed.
-fn apply(mind: &Mind, key: &ResourceKey, running: &Running, (size, replicas): (Size, Replicas)) {
+fn apply(mind: &Mind, loaded: &Loaded, (size, replicas): (Size, Replicas)) {
+    let Loaded { key, running, main, .. } = loaded;
+    if !main {
+        // The status tells the replicas of the newest revision.
+        running.handle.set_workers_max(size.runs(replicas.ready));
+        running.handle.set_waiting_max(size.waiting(replicas.ready, mind.config.queue_max));
+        return;
+    }
     let before = mind.services.with_known(key, |service| std::mem::replace(&mut service.replicas, replicas));
     if before == Some(replicas) {
         return;
@@ -135,7 +148,6 @@ impl Scaled {
     fn new(running: &Running, scale: &ScaleSpec, size: Size, now: Duration) -> Self {
         let ready = size.within(scale.initial.max(scale.min), scale);
         Self {
-            revision: running.name.clone(),
             since: now,
             last: running.handle.demand(),
             run_seconds: run_seconds(running),

@@ -3,8 +3,10 @@
 //! Only reconciling changes a service's entry, and a key is reconciled by one task at a time. The lock is
 //! held for a moment and never across a wait.
 
+use super::judge::{Trial, Verdict};
 use super::memory::Reservation;
 use super::model_files::ModelFiles;
+use super::sides::{CanarySide, Remembered, Settings};
 use super::status::Stage;
 use crate::api::ResourceKey;
 use crate::api::status::FailureInfo;
@@ -13,7 +15,9 @@ use crate::observe;
 use crate::pool::ModelHandle;
 use crate::resolve::Defaults;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
+use crate::resolve::rollout::RolloutSpec;
 use crate::resolve::scale::ScaleSpec;
+use crate::resolve::traffic::{Book, Share};
 use crate::router::waker::{Ask, Asks, Sleep};
 use crate::router::{self, Route, RouteTable, Router, Target, Waker};
 use crate::storage::ModelDir;
@@ -35,6 +39,8 @@ pub(super) struct Running {
     /// The model's files when they were loaded.
     pub(super) files: ModelFiles,
     pub(super) handle: ModelHandle,
+    /// The one that leads to this revision alone; requests hold it until they are answered.
+    pub(super) route: Arc<Route>,
     /// Kept as long as the revision runs.
     pub(super) model: ModelDir,
     /// Set where requests wait for it.
@@ -100,8 +106,6 @@ impl Drop for Counted {
 #[derive(Debug)]
 pub(super) struct Retired {
     pub(super) running: Running,
-    /// Requests that found the revision in time hold its route until they are answered.
-    pub(super) route: Option<Arc<Route>>,
 }
 
 /// A revision that was made and does not serve (yet).
@@ -114,7 +118,10 @@ pub(super) struct Attempt {
 /// One service.
 #[derive(Debug, Default)]
 pub(super) struct Service {
+    /// The newest revision that is ready; in Standard mode the stable predictor.
     pub(super) running: Option<Running>,
+    /// Revisions that share its requests, or have a tag.
+    pub(super) beside: Vec<Running>,
     /// What sleeps where nothing runs.
     pub(super) asleep: Option<Asleep>,
     /// When a request asked for what sleeps.
@@ -126,18 +133,38 @@ pub(super) struct Service {
     /// What was last said of its newest spec.
     pub(super) stage: Option<Stage>,
     pub(super) attempt: Option<Attempt>,
-    /// The revision that served before the one that does.
-    pub(super) previous: Option<RevisionName>,
+    /// How one revision is to follow another.
+    pub(super) rollout: RolloutSpec,
+    /// Which revisions had all requests.
+    pub(super) book: Book,
+    /// Those of them that are not loaded and may be asked for again.
+    pub(super) remembered: Vec<Remembered>,
+    /// Who gets what now.
+    pub(super) shares: Vec<Share>,
+    pub(super) settings: Settings,
+    /// The canary predictors of Standard mode.
+    pub(super) canaries: Vec<CanarySide>,
+    /// A canary that is being judged ...
+    pub(super) trial: Option<Trial>,
+    /// ... and the last one that was.
+    pub(super) verdict: Option<Verdict>,
+    /// Whether what was kept of it before a restart was looked for.
+    pub(super) looked_back: bool,
+    /// Whether something is kept of it now.
+    pub(super) recorded: bool,
     /// The highest number given to a revision.
     pub(super) number: u64,
     pub(super) last_failure: Option<FailureInfo>,
-    /// Files to look at every so often: when they change, the service is reconciled.
-    pub(super) watched: Option<(PathBuf, ModelFiles)>,
+    /// Files to look at every so often, by canary, the predictor's own under an empty name: when they change, the
+    /// service is reconciled.
+    pub(super) watched: BTreeMap<String, (PathBuf, ModelFiles)>,
     /// Unloaded by a client when the resource had this generation; a later one loads it again.
     pub(super) unloaded: Option<u64>,
     /// Clients that wait for the end of the next reconcile.
     pub(super) waiting: Vec<oneshot::Sender<Result<(), InferenceError>>>,
     pub(super) route: Option<Arc<Route>>,
+    /// Routes to single revisions by label, e.g. `latest-iris`.
+    pub(super) labels: Vec<(Arc<str>, Arc<Route>)>,
 }
 
 /// Replicas of a service.
@@ -155,10 +182,15 @@ impl Service {
         if let Some(attempt) = self.attempt.as_ref().filter(|attempt| attempt.spec == *spec) {
             return attempt.name.clone();
         }
-        self.number += 1;
-        let name = RevisionName { component: format!("{}-predictor", spec.service), number: self.number };
+        let name = self.next_name(format!("{}-predictor", spec.service));
         self.attempt = Some(Attempt { name: name.clone(), spec: spec.clone() });
         name
+    }
+
+    /// The next revision's name.
+    pub(super) fn next_name(&mut self, component: String) -> RevisionName {
+        self.number += 1;
+        RevisionName { component, number: self.number }
     }
 
     /// Notes why the newest spec does not serve; whether that is news. The same failure keeps its time.
@@ -174,33 +206,23 @@ impl Service {
         true
     }
 
-    /// Puts a warmed revision in the place of the one that runs, which is returned.
-    ///
-    /// What slept is returned as well: whoever waits for it is told once the new route is in the table.
-    pub(super) fn replace(&mut self, running: Running) -> (Option<Retired>, Option<Asleep>) {
-        self.attempt = None;
-        self.woken_at = None;
-        let old = self.retire();
-        self.route = Some(Arc::new(route_of(&running.spec, Target::Ready(running.handle.clone()))));
-        self.running = Some(running);
-        let asleep = self.asleep.take();
-        let before = old.as_ref().map(|old| &old.running.name).or(asleep.as_ref().map(|asleep| &asleep.name));
-        let now = self.running.as_ref().map(|running| &running.name);
-        if let Some(before) = before.filter(|before| Some(*before) != now) {
-            self.previous = Some(before.clone());
-        }
-        (old, asleep)
-    }
-
     /// Puts that revision to sleep if it runs and nobody needs it now; what must be unloaded.
     pub(super) fn fall_asleep(&mut self, revision: &RevisionName, why: Why, asks: &Asks) -> Option<Retired> {
+        if !self.beside.is_empty() {
+            // Those who share requests stay, all of them.
+            return None;
+        }
         let running = self.running.as_ref().filter(|running| running.name == *revision && running.is_idle())?;
         let (spec, metadata) = (running.spec.clone(), Arc::clone(running.handle.metadata()));
         let (name, files, model) = (running.name.clone(), running.files, running.model.clone());
         let ask = Ask { namespace: spec.namespace.clone(), service: spec.service.clone() };
         let (waker, sleep) = Waker::new(ask, asks.clone());
-        let retired = self.retire();
-        self.route = Some(Arc::new(asleep_route(&spec, metadata, waker)));
+        let retired = self.running.take().map(|running| Retired { running });
+        let road = Arc::new(asleep_route(&spec, metadata, waker));
+        for (_, labelled) in &mut self.labels {
+            *labelled = Arc::clone(&road);
+        }
+        self.route = Some(road);
         self.replicas = Replicas::default();
         observe::model_slept(why.name());
         self.asleep = Some(Asleep { name, spec, files, model, why, sleep, _counted: Counted });
@@ -211,6 +233,7 @@ impl Service {
     pub(super) fn keep_asleep(&mut self) -> bool {
         let Some(asleep) = &self.asleep else { return false };
         let wants_one = asleep.why == Why::Idle && self.scale.as_ref().is_some_and(|scale| scale.min > 0);
+        let wants_one = wants_one || self.wants_several(&asleep.name);
         if self.woken_at.is_none() && self.waiting.is_empty() && !wants_one {
             self.attempt = None;
             return true;
@@ -230,16 +253,37 @@ impl Service {
         running.or(self.asleep.as_ref().map(|asleep| &asleep.name))
     }
 
-    /// Takes what runs out, and its route with it.
-    pub(super) fn retire(&mut self) -> Option<Retired> {
-        let running = self.running.take()?;
-        Some(Retired { running, route: self.route.take() })
-    }
-
     /// Whether the route leads to what runs.
     pub(super) fn is_routed(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.ready().is_ok())
     }
+}
+
+impl Service {
+    /// One of its revisions with the scaling that is for it: a canary has replicas of its own, and the stable predictor
+    /// as many fewer, but one.
+    fn loaded_as(&self, key: &ResourceKey, running: &Running, main: bool) -> Loaded {
+        let canary = self.canaries.iter().find(|canary| canary.revision.as_ref() == Some(&running.name));
+        let taken: u32 = self.canaries.iter().filter(|canary| canary.revision.is_some()).map(|canary| canary.min_replicas).sum();
+        let scale = self.scale.clone().map(|scale| match canary {
+            Some(canary) => ScaleSpec { min: canary.min_replicas, ..scale },
+            None if taken > 0 && main => ScaleSpec { min: scale.min.saturating_sub(taken).max(1), ..scale },
+            None => scale,
+        });
+        Loaded { key: key.clone(), running: running.clone(), scale, main, alone: self.beside.is_empty() }
+    }
+}
+
+/// One loaded revision.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) key: ResourceKey,
+    pub(super) running: Running,
+    pub(super) scale: Option<ScaleSpec>,
+    /// Whether it is the newest one of its service that is ready.
+    pub(super) main: bool,
+    /// Whether its service has no other.
+    pub(super) alone: bool,
 }
 
 /// The route of a service whose spec is known.
@@ -331,22 +375,35 @@ impl Services {
         all.iter().find(|(other, service)| here(other) && named(service)).map(|(other, _)| other.clone())
     }
 
-    /// What runs: every service with its revision, its scaling and its pool.
-    pub(super) fn running(&self) -> Vec<(ResourceKey, Running, Option<ScaleSpec>)> {
+    /// What runs: every revision with its service, its scaling and its pool.
+    pub(super) fn loaded(&self) -> Vec<Loaded> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = |(key, service): (&ResourceKey, &Service)| Some((key.clone(), service.running.clone()?, service.scale.clone()));
-        all.iter().filter_map(running).collect()
+        let of = |(key, service): (&ResourceKey, &Service)| {
+            let main = service.running.iter().map(|running| service.loaded_as(key, running, true)).collect::<Vec<_>>();
+            main.into_iter().chain(service.beside.iter().map(|running| service.loaded_as(key, running, false))).collect::<Vec<_>>()
+        };
+        all.iter().flat_map(of).collect()
+    }
+
+    /// Services whose canary is being judged.
+    pub(super) fn tried(&self) -> Vec<ResourceKey> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|(_, service)| service.trial.is_some()).map(|(key, _)| key.clone()).collect()
     }
 
     /// The files to look at, by service.
     pub(super) fn watched(&self) -> Vec<(ResourceKey, PathBuf, ModelFiles)> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let watched = |(key, service): (&ResourceKey, &Service)| service.watched.clone().map(|(path, files)| (key.clone(), path, files));
-        all.iter().filter_map(watched).collect()
+        let watched = |(key, service): (&ResourceKey, &Service)| {
+            let files = service.watched.values().map(|(path, files)| (key.clone(), path.clone(), *files));
+            files.collect::<Vec<_>>()
+        };
+        all.iter().flat_map(watched).collect()
     }
 
     fn publish(&self, all: &BTreeMap<ResourceKey, Service>) {
         let routes = all.values().filter_map(|service| service.route.clone());
-        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes));
+        let tagged = all.values().flat_map(|service| service.labels.iter().cloned());
+        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes).with_tagged(tagged));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::memory::{Reservation, resident_bytes};
 use super::mind::Mind;
-use super::services::Why;
+use super::services::{Loaded, Why};
 use crate::api::{Kind, ResourceKey};
 use crate::observe;
 use crate::resolve::revision::RevisionName;
@@ -77,24 +77,35 @@ impl Mind {
 
     /// What could be put to sleep for the sake of another service.
     fn candidates(&self, other_than: &ResourceKey) -> Vec<Candidate> {
-        let running = self.services.running().into_iter();
-        let free = running
-            .filter(|(key, running, scale)| key != other_than && !scale.as_ref().is_some_and(|scale| scale.pinned) && running.is_idle());
-        let candidate = |(key, running): (ResourceKey, super::services::Running)| Candidate {
+        let free = |loaded: &Loaded| loaded.key != *other_than && !stays(loaded) && loaded.running.is_idle();
+        let candidate = |Loaded { key, running, .. }: Loaded| Candidate {
             key,
             bytes: running.memory.bytes(),
             used_at: running.handle.demand().used_at,
             revision: running.name,
         };
-        free.map(|(key, running, _)| candidate((key, running))).collect()
+        self.services.loaded().into_iter().filter(free).map(candidate).collect()
     }
 
-    /// What pinned models of other services take, and what the service itself does: a load cannot count on it.
-    pub(super) fn bytes_out_of_reach(&self, key: &ResourceKey) -> u64 {
-        let running = self.services.running().into_iter();
-        let stays = running.filter(|(other, _, scale)| other == key || scale.as_ref().is_some_and(|scale| scale.pinned));
-        stays.map(|(_, running, _)| running.memory.bytes()).sum()
+    /// What models of other services take that stay, and what the service itself does: a load cannot count on either.
+    pub(super) fn bytes_out_of_reach(&self, key: &ResourceKey) -> OutOfReach {
+        let (own, others): (Vec<Loaded>, Vec<Loaded>) = self.services.loaded().into_iter().partition(|loaded| loaded.key == *key);
+        let bytes = |loaded: Loaded| loaded.running.memory.bytes();
+        OutOfReach { own: own.into_iter().map(bytes).sum(), others: others.into_iter().filter(stays).map(bytes).sum() }
     }
+}
+
+/// Bytes that a load cannot count on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OutOfReach {
+    /// Those of the service itself.
+    pub(super) own: u64,
+    pub(super) others: u64,
+}
+
+/// Whether a model is never put to sleep for the sake of others: it is pinned, or shares requests with another one.
+fn stays(loaded: &Loaded) -> bool {
+    !loaded.alone || loaded.scale.as_ref().is_some_and(|scale| scale.pinned)
 }
 
 /// Hands what requests ask of sleeping models to the reconcile of their service.

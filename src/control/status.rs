@@ -1,13 +1,15 @@
 //! From facts to KServe's status: a pure function from what is observed to what a user reads.
 
+use super::judge::Verdict;
 use super::services::{Replicas, Why};
 use crate::api::ResourceKey;
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::status::{
-    Address, ComponentStatus, Condition, ConditionStatus, FailureInfo, InferenceServiceStatus, ModelCopies, ModelState, ModelStates,
-    ModelStatus, TrafficTarget, TransitionStatus, condition,
+    Address, CanaryStatus, ComponentStatus, Condition, ConditionStatus, FailureInfo, InferenceServiceStatus, ModelCopies, ModelState,
+    ModelStates, ModelStatus, TrafficTarget, TransitionStatus, condition,
 };
-use crate::resolve::revision::RuntimeRef;
+use crate::resolve::revision::{RevisionName, RuntimeRef};
+use crate::resolve::traffic::{Book, Share};
 use crate::store::rfc3339;
 use std::time::SystemTime;
 
@@ -17,6 +19,8 @@ use std::time::SystemTime;
 pub(super) const MANIFEST_ACCEPTED: &str = "ManifestAccepted";
 /// The model is not in memory; the next request loads it.
 pub(super) const ASLEEP: &str = "Asleep";
+/// A canary is judged, or was.
+pub(super) const CANARY_JUDGED: &str = "CanaryJudged";
 /// Parts of the spec that are understood and not served yet.
 pub(super) const NOT_YET_SERVED: &str = "NotYetServed";
 
@@ -56,8 +60,14 @@ pub(super) struct Facts<'a> {
     pub(super) serving: Option<String>,
     /// The newest revision, ready or not.
     pub(super) created: Option<String>,
-    /// The revision that answered before the one that does.
-    pub(super) previous: Option<String>,
+    /// Which revisions had all requests.
+    pub(super) book: Book,
+    /// Which revision gets what.
+    pub(super) shares: Vec<Share>,
+    /// The canary predictors, in Standard mode.
+    pub(super) canaries: Vec<CanaryFact>,
+    /// What is known of a canary that is judged, or was.
+    pub(super) judged: Option<Judged>,
     pub(super) last_failure: Option<FailureInfo>,
     /// Replicas that are wanted and that there are.
     pub(super) replicas: Replicas,
@@ -65,6 +75,30 @@ pub(super) struct Facts<'a> {
     pub(super) manifest_problem: Option<String>,
     /// Parts of the spec that are not served yet.
     pub(super) not_yet_served: Option<String>,
+}
+
+/// What is observed of one canary predictor.
+#[derive(Debug, Clone)]
+pub(super) struct CanaryFact {
+    pub(super) name: String,
+    pub(super) percent: u32,
+    pub(super) stage: Stage,
+    /// Whether a revision of it answers, of its newest spec or of an earlier one.
+    pub(super) serves: bool,
+}
+
+impl CanaryFact {
+    fn is_ready(&self) -> bool {
+        self.serves && self.stage == Stage::Serving
+    }
+}
+
+/// How a canary stands before its judge.
+#[derive(Debug, Clone)]
+pub(super) enum Judged {
+    /// That revision is on trial.
+    Open(RevisionName),
+    Decided(Verdict),
 }
 
 /// The status of a service; transition times of conditions that did not change are taken from `before`.
@@ -89,6 +123,7 @@ pub(super) fn status_of(facts: &Facts<'_>, before: Option<&InferenceServiceStatu
         status.url = Some(url(facts, &facts.key.name));
         status.address = Some(address(facts, if facts.mode == DeploymentMode::Knative { "" } else { "-predictor" }));
     }
+    status.canary_statuses = facts.canaries.iter().map(canary).collect();
     if facts.serving.is_some() || facts.created.is_some() {
         status.components.insert("predictor".to_owned(), predictor(facts));
     }
@@ -122,29 +157,49 @@ fn predictor(facts: &Facts<'_>) -> ComponentStatus {
         return component;
     }
     component.latest_created_revision = facts.created.clone().unwrap_or_default();
-    component.previous_rolledout_revision = facts.previous.clone().unwrap_or_default();
-    if let Some(serving) = &facts.serving {
-        component.latest_ready_revision.clone_from(serving);
-        component.latest_rolledout_revision.clone_from(serving);
-        component.traffic = vec![TrafficTarget {
-            revision_name: serving.clone(),
-            latest_revision: Some(true),
-            percent: Some(100),
-            ..TrafficTarget::default()
-        }];
-    }
+    let name = |revision: &Option<RevisionName>| revision.as_ref().map(ToString::to_string).unwrap_or_default();
+    component.previous_rolledout_revision = name(&facts.book.previous_rolledout);
+    component.latest_rolledout_revision = name(&facts.book.latest_rolledout);
+    component.latest_ready_revision = facts.serving.clone().unwrap_or_default();
+    component.traffic = facts.shares.iter().map(|share| target(facts, share)).collect();
     component
 }
 
-fn model_status(facts: &Facts<'_>) -> ModelStatus {
-    let (transition_status, target_model_state) = match &facts.stage {
-        Stage::Pending | Stage::Stopped => (TransitionStatus::InProgress, ModelState::Pending),
-        Stage::Loading(_) => (TransitionStatus::InProgress, ModelState::Loading),
-        Stage::Serving => (TransitionStatus::UpToDate, ModelState::Loaded),
-        Stage::Failed(_) => (TransitionStatus::BlockedByFailedLoad, ModelState::FailedToLoad),
-        Stage::Invalid(_) => (TransitionStatus::InvalidSpec, ModelState::FailedToLoad),
-        Stage::Asleep(_) | Stage::Unloaded => (TransitionStatus::UpToDate, ModelState::Standby),
+fn target(facts: &Facts<'_>, share: &Share) -> TrafficTarget {
+    TrafficTarget {
+        tag: share.tag.map(|tag| tag.to_string()).unwrap_or_default(),
+        revision_name: share.revision.to_string(),
+        latest_revision: Some(share.latest),
+        percent: Some(i64::from(share.percent)),
+        url: share.tag.map(|tag| url(facts, &format!("{tag}-{}-predictor", facts.key.name))),
+    }
+}
+
+fn canary(fact: &CanaryFact) -> CanaryStatus {
+    let (transition_status, target_model_state) = states_of(&fact.stage);
+    let active_model_state = if fact.serves { ModelState::Loaded } else { ModelState::Pending };
+    let failure = match &fact.stage {
+        Stage::Failed(failure) | Stage::Invalid(failure) => Some(failure.clone()),
+        _ => None,
     };
+    CanaryStatus {
+        name: fact.name.clone(),
+        ready: fact.is_ready(),
+        traffic_percent: i32::try_from(fact.percent).unwrap_or(0),
+        model_status: ModelStatus {
+            transition_status,
+            states: Some(ModelStates { active_model_state, target_model_state }),
+            last_failure_info: failure,
+            copies: Some(ModelCopies {
+                failed_copies: i32::from(matches!(fact.stage, Stage::Failed(_))),
+                total_copies: Some(i32::from(fact.serves)),
+            }),
+        },
+    }
+}
+
+fn model_status(facts: &Facts<'_>) -> ModelStatus {
+    let (transition_status, target_model_state) = states_of(&facts.stage);
     let active_model_state = match &facts.stage {
         Stage::Asleep(_) => ModelState::Standby,
         _ if facts.serving.is_some() => ModelState::Loaded,
@@ -156,6 +211,18 @@ fn model_status(facts: &Facts<'_>) -> ModelStatus {
         states: Some(ModelStates { active_model_state, target_model_state }),
         last_failure_info: facts.last_failure.clone(),
         copies: Some(ModelCopies { failed_copies: i32::from(failed), total_copies: Some(copies(facts)) }),
+    }
+}
+
+/// How far the newest spec is, and its model.
+const fn states_of(stage: &Stage) -> (TransitionStatus, ModelState) {
+    match stage {
+        Stage::Pending | Stage::Stopped => (TransitionStatus::InProgress, ModelState::Pending),
+        Stage::Loading(_) => (TransitionStatus::InProgress, ModelState::Loading),
+        Stage::Serving => (TransitionStatus::UpToDate, ModelState::Loaded),
+        Stage::Failed(_) => (TransitionStatus::BlockedByFailedLoad, ModelState::FailedToLoad),
+        Stage::Invalid(_) => (TransitionStatus::InvalidSpec, ModelState::FailedToLoad),
+        Stage::Asleep(_) | Stage::Unloaded => (TransitionStatus::UpToDate, ModelState::Standby),
     }
 }
 
@@ -192,6 +259,12 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
         all.push(informing(condition::ROUTES_READY, &sum(&route, condition::PREDICTOR_ROUTE_READY)));
         all.push(informing(condition::LATEST_DEPLOYMENT_READY, &sum(&newest, condition::PREDICTOR_CONFIGURATION_READY)));
     }
+    if !facts.canaries.is_empty() {
+        all.push(informing(condition::CANARY_PREDICTOR_READY, &canaries_ready(facts)));
+    }
+    if let Some(judged) = &facts.judged {
+        all.push(informing(CANARY_JUDGED, &judgement(judged)));
+    }
     if let Stage::Asleep(why) = facts.stage {
         all.push(informing(ASLEEP, &asleep(why)));
     }
@@ -206,6 +279,25 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
     }
     all.sort_by(|a, b| a.kind.cmp(&b.kind));
     all
+}
+
+fn canaries_ready(facts: &Facts<'_>) -> Fact {
+    let waiting: Vec<&str> = facts.canaries.iter().filter(|canary| !canary.is_ready()).map(|canary| canary.name.as_str()).collect();
+    if waiting.is_empty() {
+        return Fact { reason: "AllCanariesReady".to_owned(), ..holds() };
+    }
+    fails("CanariesNotReady", &format!("not ready: `{}`", waiting.join("`, `")))
+}
+
+fn judgement(judged: &Judged) -> Fact {
+    match judged {
+        Judged::Open(canary) => unknown("Judging", &format!("{canary} is compared with the revision that it is to replace")),
+        Judged::Decided(Verdict { revision, promoted, reason, .. }) => {
+            let (word, what) = if *promoted { ("Promoted", "has all requests") } else { ("RolledBack", "has no requests") };
+            let message = format!("{revision} {what}: {reason}");
+            Fact { status: ConditionStatus::True, reason: word.to_owned(), message }
+        }
+    }
 }
 
 fn asleep(why: Why) -> Fact {
@@ -288,12 +380,30 @@ mod tests {
     use super::*;
     use crate::api::Kind;
     use crate::api::status::FailureReason;
+    use crate::resolve::traffic::Tag;
     use std::time::{Duration, UNIX_EPOCH};
 
+    fn revision(number: u64) -> RevisionName {
+        RevisionName { component: "iris-predictor".to_owned(), number }
+    }
+
+    fn share(number: u64, percent: u32, tag: Option<Tag>) -> Share {
+        Share { revision: revision(number), latest: tag != Some(Tag::Prev), percent, tag }
+    }
+
     fn check(mode: DeploymentMode, stage: Stage, serving: Option<&str>) -> InferenceServiceStatus {
+        check_with(mode, stage, (serving, vec![share(2, 100, None)]), |_| ())
+    }
+
+    fn check_with(
+        mode: DeploymentMode,
+        stage: Stage,
+        (serving, shares): (Option<&str>, Vec<Share>),
+        change: impl FnOnce(&mut Facts<'_>),
+    ) -> InferenceServiceStatus {
         let key = ResourceKey { kind: Kind::InferenceService, namespace: "default".to_owned(), name: "iris".to_owned() };
         let runtime = RuntimeRef { name: "kserve-onnx".to_owned(), cluster: true };
-        let facts = Facts {
+        let mut facts = Facts {
             key: &key,
             generation: 3,
             mode,
@@ -303,12 +413,16 @@ mod tests {
             runtime: Some(&runtime),
             serving: serving.map(str::to_owned),
             created: Some("iris-predictor-00002".to_owned()),
-            previous: None,
+            book: Book { latest_rolledout: Some(revision(1)), previous_rolledout: None },
+            shares: serving.map(|_| shares).unwrap_or_default(),
+            canaries: Vec::new(),
+            judged: None,
             last_failure: None,
             replicas: Replicas { wanted: 1, ready: 1 },
             manifest_problem: None,
             not_yet_served: None,
         };
+        change(&mut facts);
         status_of(&facts, None, UNIX_EPOCH)
     }
 
@@ -392,6 +506,46 @@ mod tests {
         assert_eq!(status.condition(condition::STOPPED).unwrap().status, ConditionStatus::True);
         assert_eq!(status.condition(condition::READY).unwrap().reason, "Stopped");
         assert!(status.components.is_empty() && status.model_status == ModelStatus::default());
+    }
+
+    #[test]
+    fn a_split_tells_each_target_with_the_address_of_its_tag() {
+        let shares = vec![share(2, 10, Some(Tag::Latest)), share(1, 90, Some(Tag::Prev))];
+        let status = check_with(DeploymentMode::Knative, Stage::Serving, (Some("iris-predictor-00002"), shares), |_| ());
+        let predictor = &status.components["predictor"];
+        assert_eq!(predictor.latest_rolledout_revision, "iris-predictor-00001");
+        let [latest, prev] = predictor.traffic.as_slice() else { panic!("{predictor:?}") };
+        assert_eq!((latest.tag.as_str(), latest.latest_revision, latest.percent), ("latest", Some(true), Some(10)));
+        assert_eq!(latest.url.as_deref(), Some("http://latest-iris-predictor.default.example.com"));
+        assert_eq!((prev.tag.as_str(), prev.latest_revision, prev.percent), ("prev", Some(false), Some(90)));
+        assert_eq!(prev.url.as_deref(), Some("http://prev-iris-predictor.default.example.com"));
+    }
+
+    #[test]
+    fn canary_predictors_are_ready_once_all_of_them_are() {
+        let fact = |name: &str, stage| CanaryFact { name: name.to_owned(), percent: 10, serves: stage == Stage::Serving, stage };
+        let with = |canaries: Vec<CanaryFact>| {
+            let serving = (Some("iris-predictor-00001"), vec![]);
+            check_with(DeploymentMode::Standard, Stage::Serving, serving, |facts| facts.canaries = canaries)
+        };
+        let ready = |status: &InferenceServiceStatus| status.condition(condition::CANARY_PREDICTOR_READY).map(|told| told.reason.clone());
+        let both = with(vec![fact("a", Stage::Serving), fact("b", Stage::Failed(failure()))]);
+        assert_eq!(ready(&both).as_deref(), Some("CanariesNotReady"));
+        assert_eq!(both.canary_statuses.iter().map(|canary| canary.ready).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(both.canary_statuses[1].model_status.last_failure_info, Some(failure()));
+        assert!(both.is_ready(), "the stable predictor serves");
+        assert_eq!(ready(&with(vec![fact("a", Stage::Serving)])).as_deref(), Some("AllCanariesReady"));
+        assert_eq!(ready(&with(vec![])), None);
+    }
+
+    #[test]
+    fn a_verdict_is_told_with_its_reason() {
+        let verdict = Verdict { revision: revision(2), percent: Some(10), promoted: false, reason: "3 of 3 failed".to_owned() };
+        let serving = (Some("iris-predictor-00002"), vec![]);
+        let status = check_with(DeploymentMode::Knative, Stage::Serving, serving, |facts| facts.judged = Some(Judged::Decided(verdict)));
+        let told = status.condition(CANARY_JUDGED).unwrap();
+        assert_eq!((told.reason.as_str(), told.severity.as_str()), ("RolledBack", "Info"));
+        assert_eq!(told.message, "iris-predictor-00002 has no requests: 3 of 3 failed");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use super::*;
 
+mod rolling_out;
 mod sleeping;
 
 use crate::api::status::{InferenceServiceStatus, ModelState, TransitionStatus};
 use crate::engine::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{InferenceRequest, ModelMetadata, TensorSpec};
-use crate::router::{Repository, Scope};
+use crate::router::{Repository, Route, Scope};
 use crate::store::Snapshot;
 use crate::tensor::{DataType, Tensor};
 use std::fs;
@@ -20,7 +21,8 @@ use tokio::time::Instant;
 /// Longer than any machine takes; a test that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Reads a model file's text: `fail` does not load, `panic` ends hard, anything else is what the model answers.
+/// Reads a model file's text: `fail` does not load, `panic` ends hard, `errs` answers nothing, anything else is what the
+/// model answers.
 #[derive(Debug)]
 struct Scripted {
     loads: Mutex<Vec<String>>,
@@ -66,6 +68,9 @@ impl LoadedModel for Model {
 
 impl Engine for Model {
     fn infer(&mut self, _: &[Tensor], _: &[usize], _: &Cancel) -> Result<Vec<Tensor>, EngineError> {
+        if self.text.starts_with("errs") {
+            return Err(EngineError::Failed("the model asks for it".to_owned()));
+        }
         Ok(vec![Tensor::from_strings("y", vec![1], &[self.text.as_str()]).unwrap()])
     }
 }
@@ -129,6 +134,9 @@ fn config(folder: &Path) -> Config {
         models_bytes_max: 1 << 30,
         models_memory_percent: 100,
         scaling: Scaling::default(),
+        history: folder.join("cache/rollouts"),
+        shadow_requests_max: 8,
+        shadow_bytes_max: 1 << 20,
     }
 }
 
@@ -204,7 +212,12 @@ impl House {
 
     /// What the model answers, or why it does not.
     async fn ask(&self, name: &str) -> Result<String, InferenceError> {
-        let mut route = Arc::clone(self.router.load().find(Scope::Default, name)?);
+        let route = Arc::clone(self.router.load().find(Scope::Default, name)?);
+        self.ask_by(route).await
+    }
+
+    /// What answers behind a route.
+    async fn ask_by(&self, mut route: Arc<Route>) -> Result<String, InferenceError> {
         let inputs = vec![Tensor::from_strings("x", vec![1], &["?"]).unwrap()];
         let request = InferenceRequest { inputs, ..InferenceRequest::default() };
         let response = self.router.infer(&mut route, request, Instant::now() + PATIENCE).await?;

@@ -23,7 +23,6 @@ const REASONS: &[(&[&str], &str)] = &[
     (SERVER_SIDE, "ignored: an API server sets it"),
     (&["confidential"], "ignored: there is no attestation on one machine"),
     (&["scaleMetricType"], "ignored, as by KServe itself"),
-    (&["deploymentStrategy"], "ignored: a new revision is always loaded beside the old one"),
 ];
 
 const PLACEMENT: &[&str] = &[

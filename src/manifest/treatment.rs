@@ -77,6 +77,9 @@ const SERVICE_PARTS: &[&str] = &["PredictorSpec", "TransformerSpec", "ExplainerS
 const MODELS: &[&str] = &["ModelSpec", "FrameworkSpec"];
 const RUNTIME_CONTAINER: &str = "models run inside the daemon, not in containers";
 const REPLICAS: Treatment = Treatment::Approximated("a replica is what a pod would run side by side, in this process");
+const STRATEGY: Treatment = Treatment::Approximated(
+    "with `type: Recreate` the old revision goes first where both do not fit; else the new one is loaded beside it",
+);
 const ELSEWHERE: Treatment = Treatment::Ignored("custom metrics are not collected: `minReplicas` stands");
 
 const ROWS: &[Row] = &[
@@ -91,7 +94,7 @@ const ROWS: &[Row] = &[
     // InferenceService.
     (&["InferenceServiceSpec"], &["predictor"], Treatment::Honoured),
     (&["InferenceServiceSpec"], &["transformer", "explainer"], Treatment::NotYetServed),
-    (&["InferenceServiceSpec"], &["canary"], Treatment::NotYetServed),
+    (&["InferenceServiceSpec"], &["canary"], Treatment::Honoured),
     (&["CanarySpec"], &["predictor", "trafficPercent"], Treatment::Honoured),
     (&["PredictorSpec"], &["model", "name"], Treatment::Honoured),
     (
@@ -104,7 +107,9 @@ const ROWS: &[Row] = &[
     (SERVICE_PARTS, &["minReplicas", "maxReplicas", "scaleTarget", "scaleMetric"], REPLICAS),
     (SERVICE_PARTS, &["containerConcurrency", "timeout", "labels", "annotations"], Treatment::Honoured),
     (SERVICE_PARTS, &["autoScaling"], Treatment::NotYetServed),
-    (SERVICE_PARTS, &["canaryTrafficPercent", "logger"], Treatment::NotYetServed),
+    (SERVICE_PARTS, &["canaryTrafficPercent"], Treatment::Honoured),
+    (SERVICE_PARTS, &["deploymentStrategy"], STRATEGY),
+    (SERVICE_PARTS, &["logger"], Treatment::NotYetServed),
     (SERVICE_PARTS, &["batcher"], Treatment::Honoured),
     (&["Batcher"], &["maxBatchSize"], Treatment::Honoured),
     (&["Batcher"], &["maxLatency"], Treatment::Approximated("a batch also closes as soon as a worker is free")),
@@ -222,7 +227,10 @@ const ANNOTATIONS: &[(&[&str], Treatment)] = &[
         &["serving.kserve.io/autoscalerClass"],
         Treatment::Approximated("`hpa` and `none` as they are; with `keda` and `external` `minReplicas` stands"),
     ),
-    (&["serving.kserve.io/stop", "serving.kserve.io/server-type", "modelFormat"], Treatment::Honoured),
+    (
+        &["serving.kserve.io/stop", "serving.kserve.io/enable-tag-routing", "serving.kserve.io/server-type", "modelFormat"],
+        Treatment::Honoured,
+    ),
     (
         &[
             "autoscaling.knative.dev/class",

@@ -8,7 +8,7 @@ use super::shared_memory::{OFF, Regions};
 use super::timing::deadline;
 use crate::codec;
 use crate::inference::Priority;
-use crate::router::{Repository, Route, Router};
+use crate::router::{Caller, Repository, Route, Router};
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use std::fmt;
@@ -70,7 +70,7 @@ impl Door {
         started
             && match &arrival.reach {
                 Reach::All => self.router.load().all().iter().all(serves),
-                Reach::Service(route) => serves(route),
+                Reach::Service(route) | Reach::Revision { route, .. } => serves(route),
             }
     }
 }
@@ -86,6 +86,8 @@ pub(crate) struct Arrival {
     pub(crate) client_timeout: Option<Duration>,
     /// Who it goes before, if its client says so.
     pub(crate) priority: Option<Priority>,
+    /// What decides its side where revisions share the requests.
+    pub(crate) caller: Caller,
 }
 
 impl Arrival {

@@ -8,6 +8,7 @@ use super::scope::{Host, Reach, with_path};
 use super::timed_body::{Timed, TimedMessages};
 use super::timing::{REQUEST_ID, client_timeout, priority, request_id};
 use super::{GrpcInference, grpc_inference, grpc_routes, http_routes};
+use crate::router::Caller;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -75,12 +76,12 @@ impl Entrance {
         if self.guard.preflight(&parts.method, &parts.headers) {
             return StatusCode::NO_CONTENT.into_response();
         }
-        let reach = match self.check(&mut parts) {
-            Ok(reach) => reach,
+        let (reach, caller) = match self.check(&mut parts) {
+            Ok(found) => found,
             Err(refusal) => return refuse(&parts, body, refusal, grpc).await,
         };
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
-        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
+        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority, caller });
         if grpc { self.call(parts, body, arrived).await } else { ask(&self.http, Request::from_parts(parts, body)).await }
     }
 
@@ -104,28 +105,30 @@ impl Entrance {
         }
     }
 
-    /// Checks the head and finds out which models the request may reach; takes the template off its path.
-    fn check(&self, parts: &mut request::Parts) -> Result<Reach, Refusal> {
+    /// Checks the head and finds out which models the request may reach, and by which side; takes the template off its path.
+    fn check(&self, parts: &mut request::Parts) -> Result<(Reach, Caller), Refusal> {
         self.door.limits.check_head(parts)?;
         let table = self.door.router.load();
         let addressing = &self.door.addressing;
         let host = host_of(parts)?;
         let meaning = addressing.read_host(host, &table);
         self.guard.check(parts, host, &meaning, addressing)?;
+        // Where no service has a sticky header, nothing is read.
+        let caller = Caller::read(table.sticky_headers(), |name| parts.headers.get(name).map(HeaderValue::as_bytes));
         match meaning {
-            Host::Service(route) => return Ok(Reach::Service(route)),
+            Host::Service(route) => return Ok((Reach::Service(route), caller)),
+            Host::Revision { label, route } => return Ok((Reach::Revision { label, route }, caller)),
             Host::Unknown => return Err(Refusal::not_found(format!("no InferenceService has the host `{host}`"))),
             Host::Bare => {}
         }
-        let Some(prefixed) = addressing.read_path(parts.uri.path()) else { return Ok(Reach::All) };
-        let Some(route) = table.service(prefixed.namespace, prefixed.name) else {
+        let Some(prefixed) = addressing.read_path(parts.uri.path()) else { return Ok((Reach::All, caller)) };
+        let Some(reach) = Reach::named(prefixed.name, prefixed.namespace, &table) else {
             let (name, namespace) = (shortened(prefixed.name), shortened(prefixed.namespace));
             return Err(Refusal::not_found(format!("no InferenceService `{name}` in namespace `{namespace}`")));
         };
         let uri = with_path(&parts.uri, prefixed.rest).ok_or_else(|| Refusal::bad_request("the path is not a path"))?;
-        let reach = Reach::Service(Arc::clone(route));
         parts.uri = uri;
-        Ok(reach)
+        Ok((reach, caller))
     }
 }
 

@@ -74,7 +74,7 @@ impl Exchange {
     }
 
     fn let_in(door: &Door, arrival: &Arrival, model: &str, count: &mut Count) -> Result<(Arc<Route>, Admitted), Refusal> {
-        let route = door.route(arrival, model)?;
+        let route = door.route(arrival, model)?.drawn(&arrival.caller);
         count.model = Some(Arc::clone(&route.model_name));
         route.metadata()?;
         Ok((route, door.limits.admit()?))

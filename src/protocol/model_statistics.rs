@@ -31,11 +31,11 @@ pub(super) fn routes() -> Router<Arc<Door>> {
 pub(super) fn statistics(door: &Door, arrival: &Arrival, model: &str, version: &str) -> Result<Vec<ModelStatistics>, Refusal> {
     if model.is_empty() {
         let routes = door.routes(arrival);
-        return Ok(routes.iter().filter_map(|route| describe(route).ok()).collect());
+        return Ok(routes.iter().flat_map(Route::revisions).filter_map(|route| describe(&route).ok()).collect());
     }
     let route = door.route(arrival, model)?;
     check_version(model, route.metadata()?, version)?;
-    Ok(vec![describe(&route)?])
+    route.revisions().iter().map(|route| describe(route)).collect()
 }
 
 async fn all(State(door): State<Arc<Door>>, arrival: Arrival) -> Result<Response, Refusal> {

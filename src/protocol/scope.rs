@@ -2,7 +2,8 @@
 //!
 //! Source: reference 1.11. `iris.default.example.com` is Knative's host, `iris-default.example.com` the one of
 //! Standard mode; inside a cluster it is `iris.default` and `iris.default.svc.cluster.local`. The component's
-//! host, `iris-predictor...`, reaches the same models.
+//! host, `iris-predictor...`, reaches the same models. `latest-iris-predictor...` and `prev-iris...` reach one revision
+//! of a service whose requests are split, `iris-v2-predictor...` the canary `v2`.
 
 use crate::router::{Route, RouteTable, Scope};
 use http::Uri;
@@ -18,6 +19,13 @@ pub(crate) enum Reach {
     All,
     /// The models of one service.
     Service(Arc<Route>),
+    /// One revision of a service, under its label: `latest-iris`.
+    Revision {
+        /// What stands in front of the namespace, without the component.
+        label: Arc<str>,
+        /// Where it leads.
+        route: Arc<Route>,
+    },
 }
 
 impl Reach {
@@ -26,7 +34,13 @@ impl Reach {
         match self {
             Self::All => Scope::Default,
             Self::Service(route) => Scope::Service { namespace: &route.namespace, name: &route.service },
+            Self::Revision { label, route } => Scope::Tagged { namespace: &route.namespace, label },
         }
+    }
+
+    /// What a name in a path reaches: a service, or one revision of it by its label.
+    pub(crate) fn named(name: &str, namespace: &str, table: &RouteTable) -> Option<Self> {
+        by_component(name, namespace, table)
     }
 }
 
@@ -37,6 +51,13 @@ pub(crate) enum Host {
     Bare,
     /// It is a service's.
     Service(Arc<Route>),
+    /// It is that of one revision of a service.
+    Revision {
+        /// What stands in front of the namespace, without the component.
+        label: Arc<str>,
+        /// Where it leads.
+        route: Arc<Route>,
+    },
     /// It has the form of a service's host, and there is no such service.
     Unknown,
 }
@@ -86,9 +107,10 @@ impl Addressing {
             None => (&*host, false),
         };
         match find_service(service, certain, table) {
-            Some(route) => Host::Service(Arc::clone(route)),
+            Some(Reach::Service(route)) => Host::Service(route),
+            Some(Reach::Revision { label, route }) => Host::Revision { label, route },
             None if certain => Host::Unknown,
-            None => Host::Bare,
+            Some(Reach::All) | None => Host::Bare,
         }
     }
 
@@ -161,7 +183,7 @@ fn in_cluster(host: &str) -> Option<&str> {
 }
 
 /// `iris.default`, or below the domain also `iris-default`; each also as `iris-predictor`.
-fn find_service<'a>(host: &str, joined: bool, table: &'a RouteTable) -> Option<&'a Arc<Route>> {
+fn find_service(host: &str, joined: bool, table: &RouteTable) -> Option<Reach> {
     if let Some((name, namespace)) = host.split_once('.') {
         return by_component(name, namespace, table);
     }
@@ -170,8 +192,15 @@ fn find_service<'a>(host: &str, joined: bool, table: &'a RouteTable) -> Option<&
     dashes.find_map(|(at, _)| by_component(&host[..at], &host[at + 1..], table))
 }
 
-fn by_component<'a>(name: &str, namespace: &str, table: &'a RouteTable) -> Option<&'a Arc<Route>> {
-    table.service(namespace, name).or_else(|| table.service(namespace, name.strip_suffix("-predictor")?))
+/// A service first, whatever its name looks like; then one revision of a service.
+fn by_component(name: &str, namespace: &str, table: &RouteTable) -> Option<Reach> {
+    let shorter = name.strip_suffix("-predictor");
+    let service = table.service(namespace, name).or_else(|| table.service(namespace, shorter?));
+    if let Some(route) = service {
+        return Some(Reach::Service(Arc::clone(route)));
+    }
+    let (label, route) = table.tagged(namespace, name).or_else(|| table.tagged(namespace, shorter?))?;
+    Some(Reach::Revision { label: Arc::clone(label), route: Arc::clone(route) })
 }
 
 fn lower_case(host: &str) -> Cow<'_, str> {
@@ -195,7 +224,9 @@ mod tests {
     }
 
     fn table() -> RouteTable {
-        RouteTable::new("default", [route("default", "iris"), route("team-a", "iris"), route("team-a", "x-predictor")])
+        let table = RouteTable::new("default", [route("default", "iris"), route("team-a", "iris"), route("team-a", "x-predictor")]);
+        let revision = |label: &str| (Arc::from(label), Arc::new(route("default", "iris")));
+        table.with_tagged([revision("latest-iris"), revision("prev-iris"), revision("iris-v2")])
     }
 
     fn read(host: &str) -> String {
@@ -203,6 +234,7 @@ mod tests {
             Host::Bare => "bare".to_owned(),
             Host::Unknown => "unknown".to_owned(),
             Host::Service(route) => format!("{}/{}", route.namespace, route.service),
+            Host::Revision { label, route } => format!("{label} of {}/{}", route.namespace, route.service),
         }
     }
 
@@ -223,6 +255,24 @@ mod tests {
         }
         assert_eq!(read("iris-team-a.example.com"), "team-a/iris");
         assert_eq!(read("x-predictor.team-a.example.com"), "team-a/x-predictor");
+    }
+
+    #[test]
+    fn one_revision_is_reached_by_the_hosts_of_its_tag_and_by_its_path() {
+        for host in [
+            "latest-iris-predictor.default.example.com",
+            "latest-iris.default.example.com",
+            "latest-iris.default",
+            "latest-iris-predictor.default.svc.cluster.local",
+        ] {
+            assert_eq!(read(host), "latest-iris of default/iris", "{host}");
+        }
+        assert_eq!(read("prev-iris-predictor.default.example.com"), "prev-iris of default/iris");
+        assert_eq!(read("iris-v2-predictor-default.example.com"), "iris-v2 of default/iris");
+        assert_eq!(read("prev-iris.team-a.example.com"), "unknown");
+        for (name, found) in [("latest-iris", true), ("prev-iris-predictor", true), ("iris", true), ("other-iris", false)] {
+            assert_eq!(Reach::named(name, "default", &table()).is_some(), found, "{name}");
+        }
     }
 
     #[test]

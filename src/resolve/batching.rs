@@ -3,6 +3,7 @@
 use super::ResolveError;
 use crate::api::inference_service::InferenceService;
 use crate::api::status::FailureReason;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const SIZE_DEFAULT: i64 = 32;
 const LATENCY_DEFAULT_MS: i64 = 5000;
 
 /// How the requests of one revision are joined.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BatchingSpec {
     /// Instances, which are rows of the first dimension, in a batch at most.
     pub instances_max: usize,

@@ -5,17 +5,20 @@
 //! [`RevisionSpec`]; two equal ones are the same revision.
 
 pub mod batching;
+pub mod canary;
 pub mod engine;
 pub mod error;
 pub mod merge;
 pub mod placeholder;
 pub mod refusal;
 pub mod revision;
+pub mod rollout;
 pub mod runtime;
 pub mod scale;
 pub mod server_type;
 pub mod storage_uri;
 mod threads;
+pub mod traffic;
 mod unserved;
 
 use crate::api::SERVER_CONTAINER;

@@ -2,12 +2,13 @@
 
 use super::batching::BatchingSpec;
 use super::storage_uri::StorageUri;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Everything that decides what runs for one component of a service. Two equal specs are the same
 /// revision: `==` is the diff. Scale bounds are not part of it, so changing them makes no new revision.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RevisionSpec {
     /// The service's namespace.
     pub namespace: String,
@@ -42,7 +43,7 @@ pub struct RevisionSpec {
 }
 
 /// The runtime a revision runs on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RuntimeRef {
     /// Its name.
     pub name: String,
@@ -51,7 +52,7 @@ pub struct RuntimeRef {
 }
 
 /// A revision's name as Knative numbers it: `iris-predictor-00003`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RevisionName {
     /// The component's service, e.g. `iris-predictor`.
     pub component: String,

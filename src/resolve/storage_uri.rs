@@ -1,10 +1,11 @@
 //! A `storageUri` as a type: which scheme it is and what it points to.
 
 use crate::api::problem::did_you_mean;
+use serde::{Deserialize, Serialize};
 use std::path::{Component, Path, PathBuf};
 
 /// A parsed `storageUri`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StorageUri {
     /// An absolute or relative path, or `file://`. Relative paths are already joined to the manifest's folder.
     Local(PathBuf),

@@ -4,15 +4,19 @@
 //! swaps a whole new table.
 
 pub mod repository;
+pub mod shadow;
+pub mod split;
 pub mod waker;
 
 pub use repository::Repository;
+pub use shadow::Shadow;
+pub use split::{Caller, Split};
 pub use waker::Waker;
 
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata};
 use crate::pool::ModelHandle;
 use arc_swap::ArcSwap;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -27,6 +31,13 @@ pub enum Scope<'a> {
         namespace: &'a str,
         /// The service's name.
         name: &'a str,
+    },
+    /// A KServe host or path named one revision of a service.
+    Tagged {
+        /// The namespace.
+        namespace: &'a str,
+        /// The label in front of the host: the tag or variant, and the service's name, e.g. `latest-iris`.
+        label: &'a str,
     },
 }
 
@@ -52,6 +63,10 @@ pub struct Route {
 pub enum Target {
     /// A warmed revision.
     Ready(ModelHandle),
+    /// Several warmed revisions that share the requests.
+    Split(Split),
+    /// A warmed revision, some of whose requests are run on another one as well.
+    Shadowed(Shadow),
     /// Loaded before and unloaded since: the first inference wakes it.
     Asleep(Asleep),
     /// Known, but not serving; with the reason in a sentence.
@@ -77,6 +92,10 @@ pub struct RouteTable {
     default_models: HashMap<Arc<str>, Arc<Route>>,
     /// Every route, sorted by namespace and name.
     all: Vec<Arc<Route>>,
+    /// Routes to single revisions, by namespace, then label.
+    tagged: HashMap<String, HashMap<Arc<str>, Arc<Route>>>,
+    /// The headers that decide the side of a request somewhere, in lower case.
+    sticky_headers: Vec<Arc<str>>,
 }
 
 impl RouteTable {
@@ -94,8 +113,22 @@ impl RouteTable {
                 table.default_models.entry(Arc::clone(&route.model_name)).or_insert_with(|| Arc::clone(route));
             }
         }
+        let sticky = all.iter().filter_map(|route| match &route.target {
+            Target::Split(split) => split.sticky().cloned(),
+            _ => None,
+        });
+        table.sticky_headers = sticky.collect::<BTreeSet<_>>().into_iter().collect();
         table.all = all;
         table
+    }
+
+    /// The same with routes to single revisions, each under a label in front of its host, e.g. `latest-iris`.
+    #[must_use]
+    pub fn with_tagged(mut self, tagged: impl IntoIterator<Item = (Arc<str>, Arc<Route>)>) -> Self {
+        for (label, route) in tagged {
+            self.tagged.entry(route.namespace.clone()).or_default().insert(label, route);
+        }
+        self
     }
 
     /// The route a request is for.
@@ -106,6 +139,9 @@ impl RouteTable {
         let found = match scope {
             Scope::Default => self.default_models.get(model),
             Scope::Service { namespace, name } => self.service(namespace, name).filter(|route| &*route.model_name == model),
+            Scope::Tagged { namespace, label } => {
+                self.tagged(namespace, label).map(|(_, route)| route).filter(|route| &*route.model_name == model)
+            }
         };
         found.ok_or_else(|| InferenceError::ModelNotFound(model.chars().take(256).collect()))
     }
@@ -122,7 +158,20 @@ impl RouteTable {
         match scope {
             Scope::Default => self.all.iter().filter(|route| route.namespace == self.default_namespace).cloned().collect(),
             Scope::Service { namespace, name } => self.service(namespace, name).cloned().into_iter().collect(),
+            Scope::Tagged { namespace, label } => self.tagged(namespace, label).map(|(_, route)| Arc::clone(route)).into_iter().collect(),
         }
+    }
+
+    /// The route to one revision by namespace and label.
+    #[must_use]
+    pub fn tagged(&self, namespace: &str, label: &str) -> Option<(&Arc<str>, &Arc<Route>)> {
+        self.tagged.get(namespace)?.get_key_value(label)
+    }
+
+    /// The headers that decide the side of a request somewhere, in lower case.
+    #[must_use]
+    pub fn sticky_headers(&self) -> &[Arc<str>] {
+        &self.sticky_headers
     }
 
     /// Every route of every namespace.
@@ -133,13 +182,16 @@ impl RouteTable {
 }
 
 impl Route {
-    /// The pool that answers now. [`Router::infer`] wakes one that sleeps.
+    /// The pool that answers now; where several share the requests, the one with the largest share.
+    /// [`Router::infer`] wakes one that sleeps.
     ///
     /// # Errors
     /// `ModelNotReady` with the reason; a model that sleeps is not ready.
     pub fn ready(&self) -> Result<&ModelHandle, InferenceError> {
         match &self.target {
             Target::Ready(handle) => Ok(handle),
+            Target::Split(split) => split.main().ready(),
+            Target::Shadowed(shadow) => shadow.shown().ready(),
             Target::Asleep(_) => Err(self.not_ready("It is asleep.")),
             Target::NotReady(reason) => Err(self.not_ready(reason)),
         }
@@ -152,8 +204,28 @@ impl Route {
     pub fn metadata(&self) -> Result<&Arc<ModelMetadata>, InferenceError> {
         match &self.target {
             Target::Ready(handle) => Ok(handle.metadata()),
+            Target::Split(split) => split.main().metadata(),
+            Target::Shadowed(shadow) => shadow.shown().metadata(),
             Target::Asleep(asleep) => Ok(&asleep.metadata),
             Target::NotReady(reason) => Err(self.not_ready(reason)),
+        }
+    }
+
+    /// The route that answers this request: where several revisions share the requests, the drawn one's.
+    #[must_use]
+    pub fn drawn(self: Arc<Self>, caller: &Caller) -> Arc<Self> {
+        match &self.target {
+            Target::Split(split) => Arc::clone(split.draw(caller)),
+            _ => self,
+        }
+    }
+
+    /// The routes of the revisions behind it, each leading to one; itself where there is but one.
+    #[must_use]
+    pub fn revisions(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        match &self.target {
+            Target::Split(split) => split.routes().cloned().collect(),
+            _ => vec![Arc::clone(self)],
         }
     }
 
@@ -195,7 +267,12 @@ impl Router {
         loop {
             match &route.target {
                 Target::Ready(handle) if !handle.is_retired() => return handle.infer(request, deadline).await,
-                Target::Ready(_) => {}
+                Target::Split(split) => {
+                    *route = Arc::clone(split.draw(&Caller::default()));
+                    continue;
+                }
+                Target::Shadowed(shadow) if !shadow.is_retired() => return shadow.infer(request, deadline).await,
+                Target::Ready(_) | Target::Shadowed(_) => {}
                 Target::Asleep(asleep) => asleep.waker.wake(&route.model_name, deadline).await?,
                 Target::NotReady(reason) => return Err(route.not_ready(reason)),
             }

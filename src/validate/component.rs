@@ -78,6 +78,11 @@ impl Component<'_> {
         if extension.canary_traffic_percent.is_some_and(|percent| !(0..=100).contains(&percent)) {
             found.push(self.error("canaryTrafficPercent", "canaryTrafficPercent must be from 0 to 100"));
         }
+        if self.mode == DeploymentMode::Standard && extension.canary_traffic_percent.is_some() {
+            let message = "canaryTrafficPercent is ignored in Standard deployment mode, as by KServe";
+            let field = format!("{}.canaryTrafficPercent", self.field);
+            found.push(Violation::warning(field, message).with_hint("write a canary predictor into `spec.canary`"));
+        }
         if self.mode == DeploymentMode::Knative && extension.deployment_strategy.is_some() {
             let message = "customizing deploymentStrategy is only supported for raw deployment mode";
             found.push(self.error("deploymentStrategy", message));

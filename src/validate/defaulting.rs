@@ -21,6 +21,9 @@ const V2_FORMATS: [&str; 2] = ["triton", "vLLM"];
 pub fn default_inference_service(service: &mut InferenceService, defaults: &Defaults) -> Option<&'static str> {
     default_mode(&mut service.metadata, defaults.deployment_mode);
     let moved = default_predictor(&mut service.spec.predictor);
+    for canary in &mut service.spec.canary {
+        default_predictor(&mut canary.predictor);
+    }
     if let Some(model) = &mut service.spec.predictor.model {
         default_model(model, &mut service.metadata);
     }

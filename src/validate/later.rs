@@ -22,9 +22,6 @@ pub fn not_yet_served(service: &InferenceService) -> Vec<(String, String)> {
         add("spec.explainer".to_owned(), "an explainer");
         extension("spec.explainer", &explainer.extension(), &mut add);
     }
-    if !service.spec.canary.is_empty() {
-        add("spec.canary".to_owned(), "a canary predictor");
-    }
     found
 }
 
@@ -62,7 +59,6 @@ fn extension(field: &str, extension: &ComponentExtension<'_>, add: &mut impl FnM
     for (name, set, what) in [
         ("logger", extension.logger.is_some(), "a request logger"),
         ("autoScaling", extension.auto_scaling.is_some(), "scaling by `autoScaling`"),
-        ("canaryTrafficPercent", extension.canary_traffic_percent.is_some_and(|percent| percent < 100), "a canary revision"),
     ] {
         if set {
             add(format!("{field}.{name}"), what);

@@ -11,7 +11,7 @@ use kserved::inference::{ModelMetadata, TensorSpec};
 use kserved::pool::threads::ThreadBudget;
 use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::protocol::{Config, Doors};
-use kserved::router::{Repository, Route, RouteTable, Router, Target};
+use kserved::router::{Repository, Route, RouteTable, Router, Split, Target};
 use kserved::tensor::{DataType, Tensor};
 use prost::Message;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -78,12 +78,13 @@ impl Engine for Worker {
     }
 }
 
-fn table() -> RouteTable {
+/// A route to one revision of the model `m`.
+fn revision(number: u32) -> Route {
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 4], optional: false };
     let metadata = ModelMetadata { inputs: vec![spec("x")], outputs: vec![spec("y")], ..ModelMetadata::default() };
     let options = PoolOptions {
         model: "m".to_owned(),
-        revision: "m-predictor-00001".to_owned(),
+        revision: format!("m-predictor-{number:05}"),
         workers_max: 1,
         queue_max: 8,
         threads_per_run: 1,
@@ -94,7 +95,13 @@ fn table() -> RouteTable {
     let handle = ModelHandle::start(Arc::new(Doubling(Arc::new(metadata))), options, ThreadBudget::new(1));
     let (namespace, service) = ("default".to_owned(), "m".to_owned());
     let target = Target::Ready(handle);
-    RouteTable::new("default", [Route { namespace, service, model_name: "m".into(), timeout_s: 60, batcher_replies: false, target }])
+    Route { namespace, service, model_name: "m".into(), timeout_s: 60, batcher_replies: false, target }
+}
+
+/// A route to two revisions that share the requests.
+fn split() -> Route {
+    let sides = vec![(Arc::new(revision(2)), 30), (Arc::new(revision(1)), 70)];
+    Route { target: Target::Split(Split::new(sides, None)), ..revision(1) }
 }
 
 /// A server on a thread of its own; a letter to the sender asks for that thread's count.
@@ -103,7 +110,7 @@ struct Server {
     ask: tokio::sync::mpsc::UnboundedSender<mpsc::Sender<u64>>,
 }
 
-fn serve() -> Server {
+fn serve(route: Route) -> Server {
     let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel::<mpsc::Sender<u64>>();
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
@@ -112,7 +119,7 @@ fn serve() -> Server {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
             let router = Router::default();
-            router.swap(table());
+            router.swap(RouteTable::new("default", [route]));
             let (_ready, ready) = watch::channel(true);
             let (repository, _commands) = Repository::channel();
             let doors = Doors { router, ready, metrics: Arc::new(String::new), repository, kube: None, config: Config::default() }.open();
@@ -268,7 +275,7 @@ fn post(path: &str, headers: &str, body: &[u8]) -> Bytes {
 
 #[test]
 fn a_small_request_costs_no_more_allocations_than_the_architecture_says() {
-    let server = serve();
+    let server = serve(revision(1));
     let json = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[1,2,3,4]}]}"#;
     let head = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"parameters":{"binary_data_size":16}}],"parameters":{"binary_data_output":true}}"#;
     let binary = [head.as_bytes(), &[0; 16]].concat();
@@ -286,4 +293,11 @@ fn a_small_request_costs_no_more_allocations_than_the_architecture_says() {
     for (what, found, at_most) in costs {
         assert!(found <= at_most, "{what}: {found} allocations, ARCHITECTURE.md says {at_most}");
     }
+}
+
+#[test]
+fn a_request_that_is_drawn_between_two_revisions_costs_no_more_than_any_other() {
+    let request = post("/v1/models/m:predict", "", br#"{"instances":[[1,2,3,4]]}"#);
+    let [alone, drawn] = [revision(1), split()].map(|route| serve(route).allocations(&request));
+    assert!(drawn <= alone, "{drawn} allocations, {alone} without a split");
 }
