@@ -22,6 +22,7 @@ mod rollout;
 mod scaler;
 mod scan;
 mod services;
+mod settling;
 mod sides;
 mod sleep;
 mod status;

@@ -1,7 +1,7 @@
 //! Rules for `spec.canary`: predictors that take a share of the requests, in Standard mode.
 
 use super::Violation;
-use super::inference_service::implementations;
+use super::inference_service::{NAME_RULE, implementations, is_service_name};
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::inference_service::{CanarySpec, InferenceServiceSpec};
 
@@ -55,6 +55,8 @@ fn name(spec: &InferenceServiceSpec, index: usize, predictor: &str, found: &mut 
     let taken = *name == spec.predictor.name || spec.canary[..index].iter().any(|other| other.predictor.name == *name);
     if name.is_empty() {
         found.push(Violation::error(format!("{predictor}.name"), "every canary needs a name"));
+    } else if !is_service_name(name) {
+        found.push(Violation::error(format!("{predictor}.name"), NAME_RULE.replace("a InferenceService", "a predictor")));
     } else if taken {
         found.push(Violation::error(format!("{predictor}.name"), format!("canary name `{name}` is used twice")));
     }

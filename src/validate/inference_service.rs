@@ -8,7 +8,7 @@ use crate::api::metadata::ObjectMeta;
 use crate::api::{SERVER_CONTAINER, TRANSFORMER_CONTAINER};
 
 const PROTOCOLS: [&str; 4] = ["v1", "v2", "grpc-v1", "grpc-v2"];
-const NAME_RULE: &str =
+pub(super) const NAME_RULE: &str =
     "a InferenceService name must consist of lower case alphanumeric characters or '-', and must start with alphabetical character";
 
 /// Checks a service whose defaults are filled in; empty when KServe would admit it.
@@ -31,7 +31,7 @@ pub fn inference_service(service: &InferenceService, defaults: &Defaults) -> Vec
 }
 
 /// `^[a-z]([-a-z0-9]*[a-z0-9])?$`
-fn is_service_name(name: &str) -> bool {
+pub(super) fn is_service_name(name: &str) -> bool {
     let good = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
     name.starts_with(|first: char| first.is_ascii_lowercase()) && !name.ends_with('-') && name.chars().all(good)
 }

@@ -261,6 +261,11 @@ fn canaries_have_names_shares_and_nothing_that_is_the_stable_ones() {
     ] {
         assert!(found.iter().any(|line| line.ends_with(message)), "{message}: {found:?}");
     }
+    let named = |name: &str| {
+        canary(&format!("- trafficPercent: 10\n  predictor: {{name: {name}, model: {{modelFormat: {{name: onnx}}, storageUri: y}}}}"))
+    };
+    assert!(named("V2")[0].contains("spec.canary[0].predictor.name: a predictor name must consist of"), "{:?}", named("V2"));
+    assert_eq!(named("v2"), Vec::<String>::new(), "nothing of it is missing any more");
     let knative = told(&format!("{}canary: [{{trafficPercent: 5, predictor: {{name: b}}}}]", iris("")));
     assert!(knative[0].contains("canary is only supported in Standard deployment mode"));
 }
@@ -332,4 +337,14 @@ fn a_value_that_could_not_be_read_is_not_called_missing_as_well() {
     let mut parsed = manifest::parse(text.as_bytes(), Path::new("a.yaml"));
     let found = check_refused(&mut parsed.refused[0], &KNATIVE, &parsed.problems);
     assert_eq!(found.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(), ["metadata.name"]);
+}
+
+#[test]
+fn a_share_of_the_newest_revision_is_served_in_knative_mode_and_remarked_on_in_standard_mode() {
+    assert_eq!(told_of_predictor("canaryTrafficPercent: 10"), Vec::<String>::new());
+    assert_eq!(
+        told_with("", &iris("canaryTrafficPercent: 10"), STANDARD),
+        ["a.yaml:11:27: spec.predictor.canaryTrafficPercent: canaryTrafficPercent is ignored in Standard deployment mode, as by KServe\n\
+             hint: write a canary predictor into `spec.canary`"]
+    );
 }
