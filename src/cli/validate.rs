@@ -8,6 +8,7 @@ use crate::api::serving_runtime::ServingRuntime;
 use crate::api::{Resource, ResourceKey};
 use crate::config::Config;
 use crate::manifest::{Manifest, Options, parse_with};
+use crate::resolve::graph::{Callee, World, compile};
 use crate::resolve::{Candidate, Defaults as ResolveDefaults, RevisionSpec, resolve};
 use crate::validate::{Defaults, check, runtime_conflicts};
 use anyhow::Context;
@@ -45,7 +46,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result
     }
     report.compare();
     let resolved = report.resolve(&shipped);
-    report.write(&resolved, out)?;
+    let graphs = report.compile(&shipped, &config.protocol.default_domain);
+    report.write(&resolved, &graphs, out)?;
     writeln!(std::io::stderr(), "{}", report.summary(files.len()))?;
     Ok(if report.fails(arguments.strict) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -63,7 +65,7 @@ impl Report {
     fn read(&mut self, file: &Path, config: &Config) -> anyhow::Result<()> {
         let options = Options { bytes_max: config.control.manifest_bytes_max, namespace: config.default_namespace.clone() };
         let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
-        self.take(&bytes, file, &options, Defaults { deployment_mode: config.deployment_mode.into() });
+        self.take(&bytes, file, &options, Defaults { deployment_mode: config.deployment_mode.into(), graphs: config.graphs.bounds() });
         Ok(())
     }
 
@@ -138,7 +140,46 @@ impl Report {
         resolved
     }
 
-    fn write(&mut self, resolved: &[(String, RevisionSpec)], out: &mut impl Write) -> std::io::Result<()> {
+    /// What a request to each graph goes through; why not becomes a problem. Every service counts as ready.
+    fn compile(&mut self, shipped: &Self, domain: &str) -> Vec<String> {
+        let mut world = World::new(self.good.iter().chain(&shipped.good).filter_map(candidate).collect(), domain);
+        for manifest in &self.good {
+            match &manifest.resource {
+                Resource::InferenceService(service) => {
+                    world.add_service(Callee { service, is_addressed: true });
+                }
+                Resource::InferenceGraph(graph) => {
+                    world.add_graph(graph);
+                }
+                Resource::ServingRuntime(_) | Resource::ClusterServingRuntime(_) => {}
+            }
+        }
+        let (mut compiled, mut found) = (Vec::new(), Vec::new());
+        for manifest in &self.good {
+            let Resource::InferenceGraph(graph) = &manifest.resource else { continue };
+            match compile(graph, &world) {
+                Ok(plan) => {
+                    let steps: usize = plan.nodes.iter().map(|node| node.steps.len()).sum();
+                    compiled.push(format!(
+                        "{}: {}: ok: {} nodes, {steps} steps",
+                        manifest.place,
+                        manifest.resource.key(),
+                        plan.nodes.len()
+                    ));
+                }
+                Err(obstacles) => {
+                    let problem = |obstacle: crate::resolve::graph::Obstacle| {
+                        manifest.problem(Severity::Error, obstacle.field, obstacle.message, obstacle.hint)
+                    };
+                    found.extend(obstacles.into_iter().map(problem));
+                }
+            }
+        }
+        self.problems.extend(found);
+        compiled
+    }
+
+    fn write(&mut self, resolved: &[(String, RevisionSpec)], graphs: &[String], out: &mut impl Write) -> std::io::Result<()> {
         self.problems.sort_by(|one, other| one.place.cmp(&other.place));
         for problem in &self.problems {
             let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
@@ -146,6 +187,9 @@ impl Report {
             if let Some(hint) = &problem.hint {
                 writeln!(out, "  hint: {hint}")?;
             }
+        }
+        for graph in graphs {
+            writeln!(out, "{graph}")?;
         }
         for (service, spec) in resolved {
             let (runtime, engine, protocol) = (&spec.runtime.name, &spec.engine, &spec.protocol);
@@ -178,7 +222,7 @@ fn runtime_of(manifest: &Manifest) -> Option<(&ServingRuntime, bool)> {
     match &manifest.resource {
         Resource::ServingRuntime(runtime) => Some((runtime, false)),
         Resource::ClusterServingRuntime(runtime) => Some((runtime, true)),
-        Resource::InferenceService(_) => None,
+        Resource::InferenceService(_) | Resource::InferenceGraph(_) => None,
     }
 }
 
@@ -219,7 +263,7 @@ spec:
         report.compare();
         let resolved = report.resolve(&Report::default());
         let mut out = Vec::new();
-        report.write(&resolved, &mut out).unwrap();
+        report.write(&resolved, &[], &mut out).unwrap();
         (report, String::from_utf8(out).unwrap())
     }
 

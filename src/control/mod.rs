@@ -5,6 +5,7 @@
 //! says how it went (`status`). The doors see two results: the route table and the store.
 
 mod autoscale;
+mod inference_graph;
 mod inference_service;
 mod manifests;
 mod memory;
@@ -36,7 +37,7 @@ use crate::router::repository::{Action, Command};
 use crate::router::{Router, waker};
 use crate::storage::Storage;
 use crate::store::Reader;
-use crate::validate::Defaults;
+use crate::validate::{Defaults, GraphBounds};
 use manifests::Rules;
 use mind::Mind;
 use model_files::ModelFiles;
@@ -99,6 +100,8 @@ pub struct Config {
     pub models_memory_percent: u64,
     /// How replicas follow what is asked, and when models sleep.
     pub scaling: Scaling,
+    /// How large a graph may be.
+    pub graphs: GraphBounds,
 }
 
 /// Services worked on at once. Most of them wait for a download or for their turn to load, and a slow
@@ -218,7 +221,7 @@ impl Watcher {
         let config = &mind.config;
         let bounds = scan::Bounds { depth_max: config.depth_max, files_max: config.manifests_max };
         let options = Options { bytes_max: config.manifest_bytes_max, namespace: config.default_namespace.clone() };
-        let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode } };
+        let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode, graphs: config.graphs } };
         let reflector = Reflector::new(config.folders.clone(), bounds, rules);
         Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector) }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod graphs;
 mod sleeping;
 
 use crate::api::status::{InferenceServiceStatus, ModelState, TransitionStatus};
@@ -129,6 +130,7 @@ fn config(folder: &Path) -> Config {
         models_bytes_max: 1 << 30,
         models_memory_percent: 100,
         scaling: Scaling::default(),
+        graphs: GraphBounds::DEFAULT,
     }
 }
 

@@ -15,6 +15,7 @@ mod typed;
 
 use std::path::Path;
 
+use crate::api::inference_graph::InferenceGraph;
 use crate::api::inference_service::InferenceService;
 use crate::api::metadata::ObjectMeta;
 use crate::api::problem::{Problem, Severity};
@@ -23,7 +24,7 @@ use crate::api::{DEFAULT_NAMESPACE, Kind, Resource, ResourceKey};
 use crate::place::Place;
 
 use fault::Fault;
-pub use places::FieldPlaces;
+pub use places::{FieldPlaces, field_below};
 use tree::{NodeId, Tree};
 
 /// What a reader of manifests may be told.
@@ -217,6 +218,10 @@ fn typed_resource(tree: &Tree, root: NodeId, kind: Kind) -> (Option<Resource>, t
         Kind::InferenceService => {
             let (service, findings) = typed::read::<InferenceService>(tree, root);
             (service.map(|service| Resource::InferenceService(Box::new(service))), findings)
+        }
+        Kind::InferenceGraph => {
+            let (graph, findings) = typed::read::<InferenceGraph>(tree, root);
+            (graph.map(|graph| Resource::InferenceGraph(Box::new(graph))), findings)
         }
         Kind::ServingRuntime => {
             let (runtime, findings) = typed::read::<ServingRuntime>(tree, root);

@@ -3,6 +3,7 @@
 use super::body::discard;
 use super::door::{Arrival, Door};
 use super::error::Refusal;
+use super::graph;
 use super::guard::{Guard, host_of};
 use super::scope::{Host, Reach, with_path};
 use super::timed_body::{Timed, TimedMessages};
@@ -80,6 +81,11 @@ impl Entrance {
             Err(refusal) => return refuse(&parts, body, refusal, grpc).await,
         };
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
+        if let (Reach::Graph(route), false) = (&reach, grpc) {
+            let (route, reach) = (Arc::clone(route), reach.clone());
+            let arrival = Arrival { at: arrived, reach, client_timeout, priority };
+            return graph::answer(&self.door, &arrival, &route, Request::from_parts(parts, body)).await;
+        }
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
         if grpc { self.call(parts, body, arrived).await } else { ask(&self.http, Request::from_parts(parts, body)).await }
     }
@@ -114,16 +120,21 @@ impl Entrance {
         self.guard.check(parts, host, &meaning, addressing)?;
         match meaning {
             Host::Service(route) => return Ok(Reach::Service(route)),
-            Host::Unknown => return Err(Refusal::not_found(format!("no InferenceService has the host `{host}`"))),
+            Host::Graph(graph) => return Ok(Reach::Graph(graph)),
+            Host::Unknown => return Err(Refusal::not_found(format!("no InferenceService or InferenceGraph has the host `{host}`"))),
             Host::Bare => {}
         }
         let Some(prefixed) = addressing.read_path(parts.uri.path()) else { return Ok(Reach::All) };
-        let Some(route) = table.service(prefixed.namespace, prefixed.name) else {
-            let (name, namespace) = (shortened(prefixed.name), shortened(prefixed.namespace));
-            return Err(Refusal::not_found(format!("no InferenceService `{name}` in namespace `{namespace}`")));
+        let (service, graph) = (table.service(prefixed.namespace, prefixed.name), table.graph(prefixed.namespace, prefixed.name));
+        let reach = match (service, graph) {
+            (Some(route), _) => Reach::Service(Arc::clone(route)),
+            (None, Some(graph)) => Reach::Graph(Arc::clone(graph)),
+            (None, None) => {
+                let (name, namespace) = (shortened(prefixed.name), shortened(prefixed.namespace));
+                return Err(Refusal::not_found(format!("no InferenceService or InferenceGraph `{name}` in namespace `{namespace}`")));
+            }
         };
         let uri = with_path(&parts.uri, prefixed.rest).ok_or_else(|| Refusal::bad_request("the path is not a path"))?;
-        let reach = Reach::Service(Arc::clone(route));
         parts.uri = uri;
         Ok(reach)
     }

@@ -4,7 +4,7 @@
 //! Standard mode; inside a cluster it is `iris.default` and `iris.default.svc.cluster.local`. The component's
 //! host, `iris-predictor...`, reaches the same models.
 
-use crate::router::{Route, RouteTable, Scope};
+use crate::router::{GraphRoute, Route, RouteTable, Scope};
 use http::Uri;
 use http::uri::PathAndQuery;
 use std::borrow::Cow;
@@ -18,6 +18,8 @@ pub(crate) enum Reach {
     All,
     /// The models of one service.
     Service(Arc<Route>),
+    /// One graph.
+    Graph(Arc<GraphRoute>),
 }
 
 impl Reach {
@@ -26,6 +28,8 @@ impl Reach {
         match self {
             Self::All => Scope::Default,
             Self::Service(route) => Scope::Service { namespace: &route.namespace, name: &route.service },
+            // A service of that name would have been reached in its place, so no model is found here.
+            Self::Graph(graph) => Scope::Service { namespace: &graph.namespace, name: &graph.name },
         }
     }
 }
@@ -37,6 +41,8 @@ pub(crate) enum Host {
     Bare,
     /// It is a service's.
     Service(Arc<Route>),
+    /// It is a graph's.
+    Graph(Arc<GraphRoute>),
     /// It has the form of a service's host, and there is no such service.
     Unknown,
 }
@@ -85,8 +91,11 @@ impl Addressing {
             Some(service) => (service, true),
             None => (&*host, false),
         };
-        match find_service(service, certain, table) {
-            Some(route) => Host::Service(Arc::clone(route)),
+        if let Some(route) = find(service, certain, |name, namespace| by_component(name, namespace, table)) {
+            return Host::Service(Arc::clone(route));
+        }
+        match find(service, certain, |name, namespace| table.graph(namespace, name)) {
+            Some(graph) => Host::Graph(Arc::clone(graph)),
             None if certain => Host::Unknown,
             None => Host::Bare,
         }
@@ -160,16 +169,17 @@ fn in_cluster(host: &str) -> Option<&str> {
     host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".svc"))
 }
 
-/// `iris.default`, or below the domain also `iris-default`; each also as `iris-predictor`.
-fn find_service<'a>(host: &str, joined: bool, table: &'a RouteTable) -> Option<&'a Arc<Route>> {
+/// `iris.default`, or below the domain also `iris-default`, as `find` knows it by name and namespace.
+fn find<T>(host: &str, joined: bool, find: impl Fn(&str, &str) -> Option<T>) -> Option<T> {
     if let Some((name, namespace)) = host.split_once('.') {
-        return by_component(name, namespace, table);
+        return find(name, namespace);
     }
     // The dash that parts name and namespace is any of them; the shortest name that exists wins.
     let mut dashes = host.match_indices('-').filter(|_| joined);
-    dashes.find_map(|(at, _)| by_component(&host[..at], &host[at + 1..], table))
+    dashes.find_map(|(at, _)| find(&host[..at], &host[at + 1..]))
 }
 
+/// A service by its name, or by that of its component, `iris-predictor`.
 fn by_component<'a>(name: &str, namespace: &str, table: &'a RouteTable) -> Option<&'a Arc<Route>> {
     table.service(namespace, name).or_else(|| table.service(namespace, name.strip_suffix("-predictor")?))
 }
@@ -195,7 +205,9 @@ mod tests {
     }
 
     fn table() -> RouteTable {
-        RouteTable::new("default", [route("default", "iris"), route("team-a", "iris"), route("team-a", "x-predictor")])
+        let services = [route("default", "iris"), route("team-a", "iris"), route("team-a", "x-predictor")];
+        let graph = |name: &str| Arc::new(GraphRoute { namespace: "default".to_owned(), name: name.into(), target: Err(String::new()) });
+        RouteTable::new("default", services).with_graphs([graph("all"), graph("iris")])
     }
 
     fn read(host: &str) -> String {
@@ -203,6 +215,7 @@ mod tests {
             Host::Bare => "bare".to_owned(),
             Host::Unknown => "unknown".to_owned(),
             Host::Service(route) => format!("{}/{}", route.namespace, route.service),
+            Host::Graph(graph) => format!("graph {}/{}", graph.namespace, graph.name),
         }
     }
 
@@ -223,6 +236,15 @@ mod tests {
         }
         assert_eq!(read("iris-team-a.example.com"), "team-a/iris");
         assert_eq!(read("x-predictor.team-a.example.com"), "team-a/x-predictor");
+    }
+
+    #[test]
+    fn a_graph_is_reached_by_its_hosts_unless_a_service_has_its_name() {
+        for host in ["all.default.example.com", "all-default.example.com", "all.default", "all.default.svc.cluster.local"] {
+            assert_eq!(read(host), "graph default/all", "{host}");
+        }
+        assert_eq!(read("iris.default.example.com"), "default/iris");
+        assert_eq!(read("all-predictor.default.example.com"), "unknown", "a graph has no components");
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! [`RevisionSpec`]; two equal ones are the same revision.
 
 pub mod batching;
+pub mod condition;
 pub mod engine;
 pub mod error;
+pub mod graph;
 pub mod merge;
 pub mod placeholder;
 pub mod refusal;

@@ -3,9 +3,12 @@
 //! A lookup is one atomic load and one or two hash look-ups; it never waits for the control side, which
 //! swaps a whole new table.
 
+pub mod graph;
 pub mod repository;
 pub mod waker;
+pub(crate) mod work;
 
+pub use graph::GraphRoute;
 pub use repository::Repository;
 pub use waker::Waker;
 
@@ -77,6 +80,8 @@ pub struct RouteTable {
     default_models: HashMap<Arc<str>, Arc<Route>>,
     /// Every route, sorted by namespace and name.
     all: Vec<Arc<Route>>,
+    /// Graphs by namespace, then name.
+    graphs: HashMap<String, HashMap<Arc<str>, Arc<GraphRoute>>>,
 }
 
 impl RouteTable {
@@ -96,6 +101,27 @@ impl RouteTable {
         }
         table.all = all;
         table
+    }
+
+    /// The same table with these graphs.
+    #[must_use]
+    pub fn with_graphs(mut self, graphs: impl IntoIterator<Item = Arc<GraphRoute>>) -> Self {
+        for graph in graphs {
+            self.graphs.entry(graph.namespace.clone()).or_default().insert(Arc::clone(&graph.name), graph);
+        }
+        self
+    }
+
+    /// A graph by namespace and name.
+    #[must_use]
+    pub fn graph(&self, namespace: &str, name: &str) -> Option<&Arc<GraphRoute>> {
+        self.graphs.get(namespace)?.get(name)
+    }
+
+    /// A graph of the default namespace.
+    #[must_use]
+    pub fn default_graph(&self, name: &str) -> Option<&Arc<GraphRoute>> {
+        self.graph(&self.default_namespace, name)
     }
 
     /// The route a request is for.

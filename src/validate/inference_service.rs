@@ -31,7 +31,7 @@ pub fn inference_service(service: &InferenceService, defaults: &Defaults) -> Vec
 }
 
 /// `^[a-z]([-a-z0-9]*[a-z0-9])?$`
-fn is_service_name(name: &str) -> bool {
+pub(super) fn is_service_name(name: &str) -> bool {
     let good = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
     name.starts_with(|first: char| first.is_ascii_lowercase()) && !name.ends_with('-') && name.chars().all(good)
 }
