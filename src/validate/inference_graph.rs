@@ -246,6 +246,8 @@ impl Checks<'_> {
             return;
         }
         let mut walk = Walk { spec, path: Vec::new(), measured: BTreeMap::new(), cycles: Vec::new() };
+        // From the root, so that circles are told as requests would meet them.
+        walk.measure(ROOT);
         for name in spec.nodes.keys() {
             walk.measure(name);
         }
