@@ -226,7 +226,6 @@ impl Run<'_> {
         let mut last: Option<Reply> = None;
         for step in &node.steps {
             let previous = last.as_ref().filter(|_| step.takes_response).map(|reply| &reply.body);
-            let is_response = previous.is_some();
             let mut sent = Arc::clone(previous.unwrap_or(&input));
             if step.maps_predictions {
                 sent = sent.with_instances().await.map_err(|error| Failure::of(error.to_string()))?;
@@ -240,7 +239,7 @@ impl Run<'_> {
                     Some(None) => return last.map(|reply| Reply { status: 200, ..reply }).ok_or_else(|| Failure::of("invalid response")),
                 }
             }
-            let reply = self.step(step, sent, is_response).await.map_err(Failure::nested)?;
+            let reply = self.step(step, sent).await.map_err(Failure::nested)?;
             if step.hard && !reply.is_success() {
                 return Ok(reply);
             }
@@ -255,12 +254,12 @@ impl Run<'_> {
         let Some(step) = taken.and_then(|index| node.steps.get(index)) else {
             return Err(Failure { status: 404, cause: "None of the routes matched with the switch condition".to_owned() });
         };
-        self.step(step, input, false).await.map_err(Failure::nested)
+        self.step(step, input).await.map_err(Failure::nested)
     }
 
     async fn splitter(&self, node: &Node, input: Arc<Body>) -> Outcome {
         let step = pick(&node.steps, draw()).ok_or_else(|| Failure::of("no route was selected by the splitter"))?;
-        self.step(step, input, false).await.map_err(Failure::nested)
+        self.step(step, input).await.map_err(Failure::nested)
     }
 
     /// All steps at once, within the bound; answers count in the order of the steps, failures as soon as they come.
@@ -291,7 +290,7 @@ impl Run<'_> {
 
     /// One step of an Ensemble, whose answer must be an object.
     async fn member(&self, index: usize, step: &Step, input: Arc<Body>) -> (usize, Outcome) {
-        let outcome = match self.step(step, input, false).await {
+        let outcome = match self.step(step, input).await {
             Ok(reply) => reply.body.check_object().await.map(|()| reply),
             failed => failed,
         };
@@ -299,10 +298,10 @@ impl Run<'_> {
     }
 
     /// Takes one step, with its span and its time.
-    async fn step(&self, step: &Step, input: Arc<Body>, is_response: bool) -> Outcome {
+    async fn step(&self, step: &Step, input: Arc<Body>) -> Outcome {
         let span = tracing::debug_span!("step", graph = &*self.route.name, step = step.label.as_str());
         let began = Instant::now();
-        let outcome = self.call(step, input, is_response).instrument(span).await;
+        let outcome = self.call(step, input).instrument(span).await;
         if !matches!(step.target, Target::Node(_)) {
             let time = StepTime { label: step.label.clone(), took: began.elapsed() };
             self.whole.times.lock().unwrap_or_else(PoisonError::into_inner).push(time);
@@ -310,11 +309,11 @@ impl Run<'_> {
         outcome
     }
 
-    async fn call(&self, step: &Step, input: Arc<Body>, is_response: bool) -> Outcome {
+    async fn call(&self, step: &Step, input: Arc<Body>) -> Outcome {
         match &step.target {
             Target::Node(place) => self.node(&self.plan.nodes[*place], input).await,
             Target::Service { namespace, name, protocol, model } => {
-                self.service((namespace, name), *protocol, model.as_deref(), (input, is_response)).await
+                self.service((namespace, name), *protocol, model.as_deref(), input).await
             }
             Target::Graph { namespace, name } => self.other_graph(namespace, name, input).await,
             Target::Url(url) => self.url(url, &input).await,
@@ -335,20 +334,14 @@ impl Run<'_> {
     }
 
     /// Asks a service of this daemon. What its door would refuse is the step's answer.
-    async fn service(
-        &self,
-        (namespace, name): (&str, &str),
-        protocol: Protocol,
-        model: Option<&str>,
-        (input, is_response): (Arc<Body>, bool),
-    ) -> Outcome {
+    async fn service(&self, (namespace, name): (&str, &str), protocol: Protocol, model: Option<&str>, input: Arc<Body>) -> Outcome {
         let found = self.whole.graphs.router.load().service(namespace, name).cloned();
         let Some(route) = found.filter(|route| model.is_none_or(|model| *route.model_name == *model)) else {
             return Ok(Reply::refused(InferenceError::ModelNotFound(model.unwrap_or(name).to_owned())));
         };
         let (deadline, by_step) = self.step_deadline();
         let own = Instant::now().checked_add(Duration::from_secs(route.timeout_s)).unwrap_or(deadline);
-        match self.infer(route, protocol, (input, is_response), deadline.min(own)).await {
+        match self.infer(route, protocol, input, deadline.min(own)).await {
             Ok(answer) => Ok(Reply { status: 200, body: Body::answer(answer), error: None }),
             Err(InferenceError::DeadlineExceeded { .. }) if deadline <= own && by_step => {
                 Err(Failure::of(format!("service {name} did not answer within `routerTimeouts.serviceClient`")))
@@ -362,7 +355,7 @@ impl Run<'_> {
         &self,
         mut route: Arc<Route>,
         protocol: Protocol,
-        (input, is_response): (Arc<Body>, bool),
+        input: Arc<Body>,
         deadline: Instant,
     ) -> Result<Answer, InferenceError> {
         let (began, limits) = (Instant::now(), self.whole.graphs.limits);
@@ -373,7 +366,7 @@ impl Run<'_> {
             Protocol::V2 => Shape::V2,
         };
         let mut request = match shape {
-            Shape::V2 => input.to_v2_request(&route.model_name, limits, is_response).await?,
+            Shape::V2 => input.to_v2_request(&route.model_name, limits).await?,
             shape => input.to_v1_request(shape, &metadata, limits).await?,
         };
         request.priority = self.whole.priority;

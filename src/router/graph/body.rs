@@ -6,19 +6,21 @@ use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, Mode
 use crate::router::work::off_the_reactor;
 use crate::tensor::Tensor;
 use bytes::Bytes;
+use futures::FutureExt;
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 /// A body on its way. Shared by all who read it.
 #[derive(Debug)]
 pub struct Body {
     form: Form,
     /// The same as JSON, once somebody asked.
-    json: OnceLock<Result<Bytes, InferenceError>>,
+    json: OnceCell<Bytes>,
     /// The same as the request of a v2 model, once it was one.
-    request: OnceLock<InferenceRequest>,
+    request: OnceCell<InferenceRequest>,
 }
 
 /// What a body is.
@@ -55,7 +57,7 @@ pub(super) enum Shape {
 
 impl From<Form> for Arc<Body> {
     fn from(form: Form) -> Self {
-        Self::new(Body { form, json: OnceLock::new(), request: OnceLock::new() })
+        Self::new(Body { form, json: OnceCell::new(), request: OnceCell::new() })
     }
 }
 
@@ -93,11 +95,11 @@ impl Body {
         if let Form::Text(bytes) = &self.form {
             return Ok(bytes.clone());
         }
-        if let Some(made) = self.json.get() {
-            return made.clone();
-        }
-        let body = Arc::clone(self);
-        off_the_reactor(self.tensor_bytes(), move || body.json.get_or_init(|| body.form.write()).clone()).await?
+        let make = || {
+            let body = Arc::clone(self);
+            off_the_reactor(self.tensor_bytes(), move || body.form.write()).map(|made| made?)
+        };
+        self.json.get_or_try_init(make).await.cloned()
     }
 
     /// Bytes of the tensors in it.
@@ -119,13 +121,8 @@ impl Body {
         checked.map_or(Ok(()), |message| Err(Failure::of(message)))
     }
 
-    /// The request to a model that speaks v2, `is_response` where the body is the answer of a step before: its outputs are inputs then.
-    pub(super) async fn to_v2_request(
-        self: &Arc<Self>,
-        model: &Arc<str>,
-        limits: Limits,
-        is_response: bool,
-    ) -> Result<InferenceRequest, InferenceError> {
+    /// The request to a model that speaks v2; of another model's answer, the outputs are the inputs.
+    pub(super) async fn to_v2_request(self: &Arc<Self>, model: &Arc<str>, limits: Limits) -> Result<InferenceRequest, InferenceError> {
         match &self.form {
             Form::Request(request) => return Ok(request.clone()),
             Form::Answer(Answer { response, shape: Shape::V2, id, .. }) => {
@@ -133,18 +130,19 @@ impl Body {
             }
             Form::Text(_) | Form::Answer(_) | Form::Merged(_) => {}
         }
-        if let Some(request) = self.request.get() {
-            return Ok(request.clone());
-        }
-        let (json, body, model) = (self.to_json().await?, Arc::clone(self), Arc::clone(model));
+        // The next model that is sent this body need not read it again.
+        self.request.get_or_try_init(|| self.read_v2(model, limits)).await.cloned()
+    }
+
+    async fn read_v2(self: &Arc<Self>, model: &Arc<str>, limits: Limits) -> Result<InferenceRequest, InferenceError> {
+        let (json, model) = (self.to_json().await?, Arc::clone(model));
         off_the_reactor(json.len(), move || {
-            let answered = if is_response { answer_as_request(&json) } else { None };
+            let answered = answer_as_request(&json);
             let decoded = v2_json::decode(answered.as_ref().unwrap_or(&json), &model, &limits)?;
             if !decoded.shared.is_empty() {
                 return Err(InferenceError::InvalidInput("a graph takes no tensors from shared memory: send them".to_owned()));
             }
-            // The next model that is sent this body need not read it again.
-            Ok(body.request.get_or_init(|| decoded.request).clone())
+            Ok(decoded.request)
         })
         .await?
     }
@@ -259,7 +257,10 @@ fn merge(answers: &IndexMap<String, Arc<Body>>) -> Result<Bytes, InferenceError>
         }
         json.extend_from_slice(serde_json::Value::from(key.as_str()).to_string().as_bytes());
         json.push(b':');
-        json.extend_from_slice(&answer.json.get_or_init(|| answer.form.write()).clone()?);
+        match answer.json.get() {
+            Some(made) => json.extend_from_slice(made),
+            None => json.extend_from_slice(&answer.form.write()?),
+        }
     }
     json.push(b'}');
     Ok(json.into())
@@ -279,7 +280,8 @@ struct V2Answer<'j> {
 /// A v2 answer as a request: its outputs are the inputs. Nothing for a body that is no answer.
 fn answer_as_request(json: &[u8]) -> Option<Bytes> {
     let answer: V2Answer<'_> = serde_json::from_slice(json).ok()?;
-    let outputs = answer.outputs.filter(|outputs| answer.inputs.is_none() && outputs.get().starts_with('['))?;
+    // Outputs that are asked for have no datatype.
+    let outputs = answer.outputs.filter(|outputs| answer.inputs.is_none() && outputs.get().contains("\"datatype\""))?;
     let id = answer.id.filter(|id| id.get() != "null" && id.get() != "\"\"").map_or_else(String::new, |id| format!("\"id\":{},", id.get()));
     Some(format!("{{{id}\"inputs\":{}}}", outputs.get()).into())
 }
@@ -357,7 +359,7 @@ mod tests {
     #[tokio::test]
     async fn the_tensors_of_an_answer_are_the_next_request_without_a_copy() {
         let body = answer(Shape::V2);
-        let request = body.to_v2_request(&"m".into(), Limits::default(), true).await.unwrap();
+        let request = body.to_v2_request(&"m".into(), Limits::default()).await.unwrap();
         let Form::Answer(answer) = &body.form else { panic!("an answer") };
         assert_eq!(request.inputs[0].data().as_ptr(), answer.response.outputs[0].data().as_ptr());
         assert_eq!((request.id.as_deref(), body.json.get()), (Some("7"), None), "no JSON was made");
@@ -366,10 +368,10 @@ mod tests {
     #[tokio::test]
     async fn the_answer_of_a_remote_step_is_a_request_as_well() {
         let text = r#"{"model_name":"m","id":"a","outputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[5]}]}"#;
-        let request = Body::text(text).to_v2_request(&"m".into(), Limits::default(), true).await.unwrap();
+        let request = Body::text(text).to_v2_request(&"m".into(), Limits::default()).await.unwrap();
         assert_eq!((request.inputs[0].name().as_ref(), request.id.as_deref()), ("x", Some("a")));
-        let own = Body::text(text).to_v2_request(&"m".into(), Limits::default(), false).await;
-        assert!(own.is_err(), "a caller's `outputs` are those he asks for");
+        let wanted = Body::text(r#"{"outputs":[{"name":"y"}]}"#).to_v2_request(&"m".into(), Limits::default()).await;
+        assert!(wanted.unwrap_err().to_string().contains("inputs"), "outputs that are asked for are no tensors");
     }
 
     #[tokio::test]
