@@ -5,7 +5,7 @@ mod files;
 use super::settings::Settings;
 use crate::api::problem::{Problem, Severity};
 use crate::api::serving_runtime::ServingRuntime;
-use crate::api::{Resource, ResourceKey};
+use crate::api::{Kind, Resource, ResourceKey};
 use crate::config::Config;
 use crate::manifest::{Manifest, Options, parse_with};
 use crate::resolve::graph::{Callee, World, compile};
@@ -154,7 +154,7 @@ impl Report {
                 Resource::ServingRuntime(_) | Resource::ClusterServingRuntime(_) => {}
             }
         }
-        let (mut compiled, mut found) = (Vec::new(), Vec::new());
+        let (mut compiled, mut found) = (Vec::new(), self.hidden_graphs());
         for manifest in &self.good {
             let Resource::InferenceGraph(graph) = &manifest.resource else { continue };
             match compile(graph, &world) {
@@ -177,6 +177,21 @@ impl Report {
         }
         self.problems.extend(found);
         compiled
+    }
+
+    /// Graphs at whose host a service of the same name answers.
+    fn hidden_graphs(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        for manifest in &self.good {
+            let key = manifest.resource.key();
+            let service = ResourceKey { kind: Kind::InferenceService, ..key.clone() };
+            let namesake = self.good.iter().find(|other| key.kind == Kind::InferenceGraph && other.resource.key() == service);
+            if let Some(other) = namesake {
+                let message = format!("{service} (`{}`) has the same name and answers at the graph's host", other.place);
+                found.push(manifest.problem(Severity::Warning, "metadata.name", message, None));
+            }
+        }
+        found
     }
 
     fn write(&mut self, resolved: &[(String, RevisionSpec)], graphs: &[String], out: &mut impl Write) -> std::io::Result<()> {
@@ -262,8 +277,9 @@ spec:
         }
         report.compare();
         let resolved = report.resolve(&Report::default());
+        let graphs = report.compile(&Report::default(), "example.com");
         let mut out = Vec::new();
-        report.write(&resolved, &[], &mut out).unwrap();
+        report.write(&resolved, &graphs, &mut out).unwrap();
         (report, String::from_utf8(out).unwrap())
     }
 
@@ -288,6 +304,22 @@ spec:
         let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", &misspelled)]);
         assert!(text.contains("s.yaml:7:5: warning: ") && text.contains("minReplicas"), "{text}");
         assert!(!report.fails(false) && report.fails(true));
+    }
+
+    #[test]
+    fn a_graph_is_compiled_over_the_services_there_are() {
+        let graph = |name: &str, service: &str| {
+            format!(
+                "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {{name: {name}}}\nspec:\n  nodes: {{root: {{routerType: Sequence, steps: [{{serviceName: {service}}}]}}}}\n"
+            )
+        };
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", SERVICE), ("g.yaml", &graph("all", "iris"))]);
+        assert!(!report.fails(true) && text.contains("g.yaml:1:1: InferenceGraph/default/all: ok: 1 nodes, 1 steps"), "{text}");
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", SERVICE), ("g.yaml", &graph("all", "irs"))]);
+        let told = "error: spec.nodes.root.steps[0].serviceName: Failed to find graph service irs\n  hint: did you mean `iris`?";
+        assert!(report.fails(false) && text.contains(told), "{text}");
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", SERVICE), ("g.yaml", &graph("iris", "iris"))]);
+        assert!(report.fails(true) && !report.fails(false) && text.contains("has the same name and answers at the graph's host"), "{text}");
     }
 
     #[test]

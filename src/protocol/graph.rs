@@ -153,7 +153,7 @@ async fn written(
     }
     let json = reply.body.to_json().await?;
     let checked = json.clone();
-    if !off_the_reactor(json.len(), move || is_json(&checked)).await? {
+    if reply.body.is_raw() && !off_the_reactor(json.len(), move || is_json(&checked)).await? {
         let mut response = Response::new(Body::from(json));
         *response.status_mut() = status(reply.status);
         return Ok(response);
@@ -216,7 +216,8 @@ async fn run_grpc(
     };
     let (outcome, steps) = door.graphs.run(route, request).await;
     let reply = outcome.map_err(refusal_of)?;
-    if !(200..300).contains(&reply.status) {
+    // A sequence that ended with a failed step says 200 over HTTP, as KServe's does; here an error is an error.
+    if !(200..300).contains(&reply.status) || reply.error.is_some() {
         return Err(refused_step(&reply).await);
     }
     let began = Instant::now();

@@ -300,6 +300,17 @@ def test_get_describe_and_validate_know_graphs(served):
     assert "InferenceGraph/default/chain: ok: 1 nodes, 2 steps" in checked.stdout, checked.stdout
 
 
+def test_the_sample_of_the_documentation_works_as_it_stands(served):
+    page = (ROOT / "docs" / "graphs.md").read_text()
+    served.write("graph-sample.yaml", page.split("```yaml\n")[1].split("```")[0])
+    wait_graph(served, "flowers")
+    flower = {"name": "measurements", "datatype": "FP32", "shape": [1, 4], "data": [5.1, 3.5, 1.4, 0.2]}
+    assert output(ask(served, "flowers", {"inputs": [flower]})) == ["setosa"]
+    both = ask(served, "flowers", {"inputs": [flower], "parameters": {"compare": True}}).json()
+    assert {key: body["model_name"] for key, body in both.items()} == {"first": "iris", "second": "iris"}
+    assert ask(served, "flowers", {}).status == 404
+
+
 def test_a_graph_follows_a_model_that_changes_under_load(served):
     """A new revision of a step's model takes over without a failed request to the graph."""
     served.write("graph-alive.yaml", graph("alive", {"root": ("Sequence", ["serviceName: live"])}))

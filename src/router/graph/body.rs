@@ -102,6 +102,12 @@ impl Body {
         self.json.get_or_try_init(make).await.cloned()
     }
 
+    /// Whether the body came over a wire as it is, so that nobody knows whether it is JSON.
+    #[must_use]
+    pub const fn is_raw(&self) -> bool {
+        matches!(self.form, Form::Text(_))
+    }
+
     /// Bytes of the tensors in it.
     fn tensor_bytes(&self) -> usize {
         let of = |tensors: &[Tensor]| tensors.iter().map(|tensor| tensor.data().len()).sum();
