@@ -388,22 +388,72 @@ fn list<'a>(values: impl Iterator<Item = Found<'a>>) -> Vec<u8> {
     made
 }
 
-/// The path before a pipe that stands outside of brackets and quotes, and the one behind it.
+/// The path before the first pipe that is no part of a query behind a dot, and the one behind it.
+///
+/// As gjson cuts it: a pipe right behind `.#` is passed over, and an object in front is cut off only where it closes.
 fn split_pipe(path: &str) -> (&str, Option<&str>) {
     let bytes = path.as_bytes();
-    let (mut at, mut depth) = (0, 0_usize);
+    if bytes.first() == Some(&b'{') {
+        let end = 1 + end_of_first(&bytes[1..]);
+        return if bytes.get(end) == Some(&b'|') { (&path[..end], Some(&path[end + 1..])) } else { (path, None) };
+    }
+    let mut at = 0;
     while at < bytes.len() {
-        match bytes[at] {
-            b'\\' => at += 1,
-            b'"' if depth > 0 => at = end_of_quote(bytes, at),
-            b'(' | b'[' => depth += 1,
-            b')' | b']' => depth = depth.saturating_sub(1),
-            b'|' if depth == 0 => return (&path[..at], Some(&path[at + 1..])),
+        match &bytes[at..] {
+            [b'\\', ..] => at += 1,
+            [b'.', b'#', open @ (b'[' | b'('), ..] => at = end_of_query(bytes, at + 2, *open),
+            [b'.', b'#', _, ..] => at += 2,
+            [b'|', ..] => return (&path[..at], Some(&path[at + 1..])),
             _ => {}
         }
         at += 1;
     }
     (path, None)
+}
+
+/// Where a quoted text ends, or else the bracket closes that is open before the text.
+fn end_of_first(bytes: &[u8]) -> usize {
+    if bytes.first() == Some(&b'"') {
+        return (end_of_quote(bytes, 0) + 1).min(bytes.len());
+    }
+    let (mut at, mut depth) = (1, 1_u32);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => at = end_of_quote(bytes, at),
+            b'{' | b'[' | b'(' => depth += 1,
+            b'}' | b']' | b')' => {
+                depth -= 1;
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+/// Where the bracket closes that opens at `start`.
+fn end_of_query(bytes: &[u8], start: usize, open: u8) -> usize {
+    let close = if open == b'(' { b')' } else { b']' };
+    let (mut at, mut depth) = (start + 1, 1_u32);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 1,
+            b'"' => at = end_of_quote(bytes, at),
+            byte if byte == open => depth += 1,
+            byte if byte == close => {
+                depth -= 1;
+                if depth == 0 {
+                    return at;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
 }
 
 #[cfg(test)]

@@ -60,30 +60,26 @@ impl<'p> Query<'p> {
     }
 
     pub(super) fn run<'a>(&self, array: &'a [u8]) -> Found<'a> {
-        let mut fitting = json::elements(array).filter(|element| self.fits(element));
-        if !self.all {
-            let first = fitting.next();
-            return match self.rest {
-                Rest::More(path) => first.map_or(Found::NOTHING, |element| get(Cow::Borrowed(element), path)),
-                rest => rest.from(first),
-            };
-        }
+        let fitting = json::elements(array).filter(|element| self.fits(element));
         let (below, pipe) = match self.rest {
-            Rest::End => (None, None),
-            Rest::Pipe(pipe) => (None, Some(pipe)),
             Rest::More(path) => {
                 let (below, pipe) = split_pipe(path);
                 (Some(below), pipe)
             }
+            Rest::Pipe(_) | Rest::End => (None, None),
         };
-        let found = fitting.map(|element| match below {
+        let found = |element: &'a [u8]| match below {
             Some(path) => get(Cow::Borrowed(element), path),
             None => Found(Cow::Borrowed(element)),
-        });
-        let list = Found(Cow::Owned(list(found.filter(Found::exists))));
-        match pipe {
-            Some(pipe) => list.get(pipe),
-            None => list,
+        };
+        let mut fitting = fitting.map(found).peekable();
+        // What stands behind a pipe below the elements is only looked at where there is one that fits.
+        let pipe = pipe.filter(|_| fitting.peek().is_some());
+        let found =
+            if self.all { Found(Cow::Owned(list(fitting.filter(Found::exists)))) } else { fitting.next().unwrap_or(Found::NOTHING) };
+        match (pipe, self.rest) {
+            (Some(pipe), _) | (None, Rest::Pipe(pipe)) => found.get(pipe),
+            _ => found,
         }
     }
 

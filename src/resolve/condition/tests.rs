@@ -110,6 +110,21 @@ fn a_query_for_all_gives_a_list_even_when_nothing_fits() {
 }
 
 #[test]
+fn a_pipe_below_a_query_is_cut_where_gjson_cuts_it() {
+    check(
+        BODY,
+        &[
+            "predictions.#(label==bird)#.score|0",
+            "predictions.#(score>0)#.score|1",
+            "predictions.#(label==cat)#.label.#|0",
+            "predictions.#.{score}|2",
+            "predictions.#.{\"s\":score}|9",
+        ],
+        &["predictions.#(score>0)#.score|2", "predictions.#(label==cat).score|0", "predictions.#.{score}|3", "predictions.#.score|2"],
+    );
+}
+
+#[test]
 fn a_field_is_compared_by_its_own_type() {
     let body = r#"{"list": [{"s": "5", "n": 5, "t": true, "f": false, "z": null, "o": {}}]}"#;
     let query = |inner: &str| holds(&format!("list.#({inner})"), body);
