@@ -16,6 +16,7 @@ pub use config::Config;
 pub use remote::DEPTH;
 
 use super::{Route, Router};
+use crate::api::inference_graph::RouterType;
 use crate::codec::Limits;
 use crate::inference::{InferenceError, InferenceResponse, Priority};
 use crate::pool::statistics::Spent;
@@ -213,7 +214,6 @@ impl Whole<'_> {
 impl Run<'_> {
     /// Boxed, since nodes lead to nodes.
     fn node<'a>(&'a self, node: &'a Node, input: Arc<Body>) -> BoxFuture<'a, Outcome> {
-        use crate::api::inference_graph::RouterType;
         match node.router {
             RouterType::Sequence => self.sequence(node, input).boxed(),
             RouterType::Switch => self.switch(node, input).boxed(),
