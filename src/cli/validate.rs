@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::manifest::{Manifest, Options, parse_with};
 use crate::resolve::graph::{Callee, World, compile};
 use crate::resolve::{Candidate, Defaults as ResolveDefaults, RevisionSpec, resolve};
-use crate::validate::{Defaults, check, runtime_conflicts};
+use crate::validate::{Defaults, check, check_refused, runtime_conflicts};
 use anyhow::Context;
 use clap::Args;
 use std::collections::BTreeMap;
@@ -83,7 +83,8 @@ impl Report {
         }
         for mut manifest in parsed.refused {
             self.refused += 1;
-            self.problems.extend(check(&mut manifest, &defaults));
+            let found = check_refused(&mut manifest, &defaults, &self.problems);
+            self.problems.extend(found);
         }
     }
 
@@ -304,6 +305,18 @@ spec:
         let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", &misspelled)]);
         assert!(text.contains("s.yaml:7:5: warning: ") && text.contains("minReplicas"), "{text}");
         assert!(!report.fails(false) && report.fails(true));
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_is_not_called_missing_as_well() {
+        let text = "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {name: g}\nspec:\n  nodes:\n    root:\n      routerType: Sequnce\n      steps: [{nodeName: a}]\n    a: {routerType: Sequence, steps: [{serviceUrl: 'http://x/y'}]}\n";
+        let (report, text) = reported(&[("g.yaml", text)]);
+        assert!(
+            text.contains("g.yaml:7:19: error: spec.nodes.root.routerType: must be one of") && text.contains("did you mean `Sequence`?"),
+            "{text}"
+        );
+        assert_eq!(text.matches("routerType").count(), 1, "{text}");
+        assert!(report.fails(false));
     }
 
     #[test]

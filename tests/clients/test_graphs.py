@@ -268,6 +268,8 @@ def test_a_missing_service_and_a_circle_are_told_with_their_place_and_the_last_g
     served.wait_for(lambda: condition(served, "late").get("status") == "False", 30, "says that the graph is not ready")
     message = condition(served, "late")["message"]
     assert "graph-late.yaml:9:23: spec.nodes.root.steps[0].serviceName: Failed to find graph service doubel (did you mean `double`?)" in message
+    told = [event for event in served.client.get("/api/v1/events").json()["items"] if event["involvedObject"]["name"] == "late"]
+    assert [(event["reason"], event["message"]) for event in told] == [("ReconcileFailed", message)]
     answer = ask(served, "late", v2())
     assert answer.status == 503 and "Failed to find graph service doubel" in answer.json()["error"]
     served.write("graph-late.yaml", graph("late", {"root": ("Sequence", ["serviceName: double"])}))
