@@ -111,6 +111,11 @@ bench-codecs: setup ## reading and writing JSON and binary tensors against the f
 bench-weights: build ## memory of four workers against one
 	$(call measure,weights)
 
+# `cargo bench --bench infer_path -- graph_path` measures the same without sockets.
+.PHONY: bench-graph
+bench-graph: build ## what a step of an InferenceGraph costs over calling its model
+	$(call measure,graph)
+
 .PHONY: bench-rivals
 bench-rivals: build ## as bench, with MLServer in its own Python environment beside the others
 	$(CARGO) build $(LOCKED) --release --example echo

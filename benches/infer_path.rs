@@ -7,10 +7,16 @@
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures::future::join_all;
+use kserved::api::inference_graph::RouterType;
+use kserved::codec::Limits;
 use kserved::engine::{Cancel, Engine, EngineError, LoadedModel};
+use kserved::inference::Priority;
 use kserved::inference::{InferenceRequest, ModelMetadata, TensorSpec};
 use kserved::pool::threads::ThreadBudget;
 use kserved::pool::{ModelHandle, PoolOptions};
+use kserved::resolve::graph::{GraphPlan, Node, Protocol, Step, Target};
+use kserved::router::graph::{Body, Config, GraphRequest, Graphs};
+use kserved::router::{GraphRoute, Route, RouteTable, Router, Target as RouteTarget};
 use kserved::tensor::{DataType, Tensor};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -41,8 +47,13 @@ impl Engine for EchoWorker {
 }
 
 fn pool(workers_max: usize) -> ModelHandle {
+    pool_with(workers_max, Duration::ZERO)
+}
+
+/// A pool whose runs below `inline_run_max` stay on their caller's thread.
+fn pool_with(workers_max: usize, inline_run_max: Duration) -> ModelHandle {
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 4], optional: false };
-    let metadata = ModelMetadata { inputs: vec![spec("x")], outputs: vec![spec("y")], ..ModelMetadata::default() };
+    let metadata = ModelMetadata { inputs: vec![spec("x")], outputs: vec![spec("x")], ..ModelMetadata::default() };
     let (model, revision) = ("echo".to_owned(), "echo-predictor-00001".to_owned());
     let options = PoolOptions {
         model,
@@ -51,7 +62,7 @@ fn pool(workers_max: usize) -> ModelHandle {
         queue_max: 1024,
         threads_per_run: 1,
         worker_idle_s: 60,
-        inline_run_max: Duration::ZERO,
+        inline_run_max,
         batching: None,
     };
     ModelHandle::start(Arc::new(Echo(Arc::new(metadata))), options, ThreadBudget::new(workers_max))
@@ -85,5 +96,67 @@ fn infer_path(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, infer_path);
+/// A graph over `steps` services, each the echo.
+fn graph(router: RouterType, steps: usize) -> GraphRoute {
+    let step = |index: usize| Step {
+        key: index.to_string(),
+        label: format!("root.{index}"),
+        target: Target::Service { namespace: "default".to_owned(), name: "echo".to_owned(), protocol: Protocol::V2, model: None },
+        takes_response: index > 0 && router == RouterType::Sequence,
+        maps_predictions: false,
+        condition: None,
+        hard: true,
+        weight: 0,
+    };
+    let nodes = vec![Node { name: "root".to_owned(), router, steps: (0..steps).map(step).collect() }];
+    let plan = GraphPlan { nodes, timeout_s: 60, step_timeout_s: None };
+    GraphRoute { namespace: "default".to_owned(), name: "graph".into(), target: Ok(Arc::new(plan)) }
+}
+
+/// The model asked as a door asks it, then through graphs of one and four steps. The echo runs on its caller's thread, so
+/// that nothing is measured but the way.
+fn graph_path(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime starts");
+    let router = Router::default();
+    let route = Route {
+        namespace: "default".to_owned(),
+        service: "echo".to_owned(),
+        model_name: "echo".into(),
+        timeout_s: 60,
+        batcher_replies: false,
+        target: RouteTarget::Ready(pool_with(1, Duration::from_secs(1))),
+    };
+    router.swap(RouteTable::new("default", [route]));
+    let graphs = Graphs::new(router.clone(), Limits::default(), Config::default());
+    let mut group = criterion.benchmark_group("graph_path");
+    group.bench_function("model", |bencher| {
+        bencher.to_async(&runtime).iter(async || {
+            let mut route = Arc::clone(router.load().service("default", "echo").expect("it is there"));
+            let answer = router.infer(&mut route, request(), Instant::now() + Duration::from_mins(1)).await;
+            black_box(answer).expect("the echo answers");
+        });
+    });
+    for (name, kind, steps) in
+        [("sequence", RouterType::Sequence, 1), ("sequence", RouterType::Sequence, 4), ("ensemble", RouterType::Ensemble, 4)]
+    {
+        let route = graph(kind, steps);
+        group.bench_function(BenchmarkId::new(name, steps), |bencher| {
+            bencher.to_async(&runtime).iter(async || {
+                let asked = GraphRequest {
+                    body: Body::request(request()),
+                    headers: http::HeaderMap::new(),
+                    priority: Priority::Normal,
+                    depth: 0,
+                    deadline: Instant::now() + Duration::from_mins(1),
+                };
+                let (outcome, _) = graphs.run(&route, asked).await;
+                let tensors = outcome.expect("the graph answers").body.to_tensors(Limits::default()).await;
+                black_box(tensors).expect("tensors come back");
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, infer_path, graph_path);
 criterion_main!(benches);

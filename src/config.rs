@@ -13,6 +13,7 @@ use crate::api::problem::did_you_mean;
 use crate::engine::onnx::OnnxConfig;
 use crate::place::Place;
 use crate::protocol::{self, ApiKey};
+use crate::router::graph;
 use crate::storage;
 use layers::Layers;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,8 @@ pub struct Config {
     pub autoscaling: Autoscaling,
     /// What all models may take together.
     pub memory: Memory,
+    /// How large graphs may be, and what goes along with their calls.
+    pub graphs: graph::Config,
     /// ONNX Runtime.
     pub onnx: OnnxConfig,
     /// Where models may come from.
@@ -75,6 +78,7 @@ impl Default for Config {
             pool: Pool::default(),
             autoscaling: Autoscaling::default(),
             memory: Memory::default(),
+            graphs: graph::Config::default(),
             onnx: OnnxConfig::default(),
             storage: storage::Config::default(),
             control: Control::default(),

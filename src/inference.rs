@@ -185,6 +185,22 @@ pub enum InferenceError {
     Internal(String),
 }
 
+impl InferenceError {
+    /// The HTTP status that stands for it.
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::InvalidInput(_) => 400,
+            Self::ModelNotFound(_) => 404,
+            Self::TooLarge(_) => 413,
+            Self::Engine(_) | Self::Internal(_) => 500,
+            Self::NotImplemented(_) => 501,
+            Self::ModelNotReady { .. } | Self::Overloaded { .. } => 503,
+            Self::DeadlineExceeded { .. } => 504,
+        }
+    }
+}
+
 fn detail(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(" {reason}") }
 }

@@ -6,12 +6,14 @@ pub mod huge_pages;
 mod ports;
 mod unix_socket;
 
+use crate::codec;
 use crate::config::Config;
 use crate::control::{self, Control, Scaling};
 use crate::engine::EngineRegistry;
 use crate::engine::onnx::OnnxLoader;
 use crate::protocol::{self, Doors, Listener, OpenDoors, kube};
 use crate::resolve::scale::ScaleDefaults;
+use crate::router::graph::Graphs;
 use crate::router::{Repository, Router};
 use crate::shutdown::{Shutdown, Signals};
 use crate::storage::Storage;
@@ -103,7 +105,8 @@ impl Server {
         };
         let (ending, ended) = watch::channel(false);
         let kube = Some(kube::routes(control.reader(), ended));
-        let doors = Doors { router, ready: told, metrics: render, repository, kube, config: config.protocol }.open();
+        let graphs = Graphs::new(router.clone(), graph_limits(&config), config.graphs);
+        let doors = Doors { router, ready: told, metrics: render, repository, graphs, kube, config: config.protocol }.open();
         let accepting = CancellationToken::new();
         let listeners = [(Kind::Http, http.into()), (Kind::Grpc, grpc.into())].into_iter().chain(unix);
         let doors = serve(doors, listeners, &accepting);
@@ -263,7 +266,14 @@ fn control_config(config: &Config) -> control::Config {
         history: config.storage.cache.join("rollouts"),
         shadow_requests_max: config.control.shadow_requests_max,
         shadow_bytes_max: config.control.shadow_bytes_max,
+        graphs: config.graphs.bounds(),
     }
+}
+
+/// What the steps of a graph may be sent: what callers may send.
+fn graph_limits(config: &Config) -> codec::Limits {
+    let protocol::Config { json_depth_max, decoded_bytes_max, .. } = config.protocol;
+    codec::Limits { json_depth_max, decoded_bytes_max, ..codec::Limits::default() }
 }
 
 fn scaling(config: &Config) -> Scaling {

@@ -6,7 +6,7 @@
 //! load, never a lock. Time comes in as an argument.
 
 use crate::api::problem::Problem;
-use crate::api::status::InferenceServiceStatus;
+use crate::api::status::{InferenceGraphStatus, InferenceServiceStatus};
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::manifest::FieldPlaces;
 use crate::place::Place;
@@ -73,8 +73,10 @@ pub struct Stored {
     pub creation_timestamp: SystemTime,
     /// The store's version at the last change of the resource or of its status.
     pub resource_version: u64,
-    /// The status, once there is one; only services have it.
+    /// The status of a service, once there is one.
     pub status: Option<InferenceServiceStatus>,
+    /// The status of a graph, once there is one.
+    pub graph_status: Option<InferenceGraphStatus>,
     /// Warnings that concern this resource.
     pub warnings: Vec<Problem>,
     /// Why the resource is not what its file says now: the file is broken, or another file claims the name.
@@ -112,6 +114,9 @@ impl Stored {
             "spec": written.get("spec").cloned().unwrap_or_else(|| json!({})),
         });
         if let Some(status) = &self.status {
+            object["status"] = plain(status);
+        }
+        if let Some(status) = &self.graph_status {
             object["status"] = plain(status);
         }
         object
@@ -252,6 +257,17 @@ impl Writer {
         let mut next = Snapshot::clone(&before);
         next.resource_version += 1;
         let stored = Stored { status: Some(status), resource_version: next.resource_version, ..Stored::clone(stored) };
+        next.resources.insert_mut(key.clone(), Arc::new(stored));
+        self.publish(next);
+    }
+
+    /// The same for a graph.
+    pub fn set_graph_status(&mut self, key: &ResourceKey, status: InferenceGraphStatus) {
+        let before = self.shared.snapshot.load();
+        let Some(stored) = before.get(key).filter(|stored| stored.graph_status.as_ref() != Some(&status)) else { return };
+        let mut next = Snapshot::clone(&before);
+        next.resource_version += 1;
+        let stored = Stored { graph_status: Some(status), resource_version: next.resource_version, ..Stored::clone(stored) };
         next.resources.insert_mut(key.clone(), Arc::new(stored));
         self.publish(next);
     }
@@ -397,6 +413,7 @@ fn first_seen(declared: &Declared, problems: Vec<Problem>, resource_version: u64
         creation_timestamp: now,
         resource_version,
         status: None,
+        graph_status: None,
         warnings: declared.warnings.clone(),
         problems,
     }
@@ -423,6 +440,7 @@ fn changed(stored: &Stored, declared: &Declared, problems: Vec<Problem>, resourc
         creation_timestamp: stored.creation_timestamp,
         resource_version,
         status: stored.status.clone(),
+        graph_status: stored.graph_status.clone(),
         warnings: declared.warnings.clone(),
         problems,
     }
@@ -435,6 +453,7 @@ fn spec_json(resource: &Resource) -> Option<Value> {
 fn tree(resource: &Resource) -> Value {
     match resource {
         Resource::InferenceService(service) => plain(service),
+        Resource::InferenceGraph(graph) => plain(graph),
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => plain(runtime),
     }
 }

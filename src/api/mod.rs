@@ -2,6 +2,7 @@
 
 pub mod component;
 pub mod deployment_mode;
+pub mod inference_graph;
 pub mod inference_service;
 pub(crate) mod inline;
 pub mod metadata;
@@ -14,6 +15,7 @@ pub mod status;
 use std::fmt;
 use std::str::FromStr;
 
+use inference_graph::InferenceGraph;
 use inference_service::InferenceService;
 use metadata::ObjectMeta;
 use serving_runtime::ServingRuntime;
@@ -31,6 +33,8 @@ pub enum Kind {
     /// `serving.kserve.io/v1beta1`, namespaced.
     InferenceService,
     /// `serving.kserve.io/v1alpha1`, namespaced.
+    InferenceGraph,
+    /// `serving.kserve.io/v1alpha1`, namespaced.
     ServingRuntime,
     /// `serving.kserve.io/v1alpha1`, of the whole cluster.
     ClusterServingRuntime,
@@ -38,13 +42,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that is served.
-    pub const ALL: [Self; 3] = [Self::InferenceService, Self::ServingRuntime, Self::ClusterServingRuntime];
+    pub const ALL: [Self; 4] = [Self::InferenceService, Self::InferenceGraph, Self::ServingRuntime, Self::ClusterServingRuntime];
 
     /// The kind as written in YAML.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::InferenceService => "InferenceService",
+            Self::InferenceGraph => "InferenceGraph",
             Self::ServingRuntime => "ServingRuntime",
             Self::ClusterServingRuntime => "ClusterServingRuntime",
         }
@@ -55,6 +60,7 @@ impl Kind {
     pub const fn plural(self) -> &'static str {
         match self {
             Self::InferenceService => "inferenceservices",
+            Self::InferenceGraph => "inferencegraphs",
             Self::ServingRuntime => "servingruntimes",
             Self::ClusterServingRuntime => "clusterservingruntimes",
         }
@@ -65,7 +71,7 @@ impl Kind {
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::InferenceService => "serving.kserve.io/v1beta1",
-            Self::ServingRuntime | Self::ClusterServingRuntime => "serving.kserve.io/v1alpha1",
+            Self::InferenceGraph | Self::ServingRuntime | Self::ClusterServingRuntime => "serving.kserve.io/v1alpha1",
         }
     }
 
@@ -74,6 +80,7 @@ impl Kind {
     pub const fn aliases(self) -> &'static [&'static str] {
         match self {
             Self::InferenceService => &["inferenceservices", "inferenceservice", "isvc"],
+            Self::InferenceGraph => &["inferencegraphs", "inferencegraph", "ig"],
             Self::ServingRuntime => &["servingruntimes", "servingruntime", "sr"],
             Self::ClusterServingRuntime => &["clusterservingruntimes", "clusterservingruntime", "csr"],
         }
@@ -127,6 +134,8 @@ impl fmt::Display for ResourceKey {
 pub enum Resource {
     /// A model and how it is to be served.
     InferenceService(Box<InferenceService>),
+    /// Several services as one.
+    InferenceGraph(Box<InferenceGraph>),
     /// What serves models of some formats, in one namespace.
     ServingRuntime(Box<ServingRuntime>),
     /// What serves models of some formats, everywhere.
@@ -139,6 +148,7 @@ impl Resource {
     pub const fn kind(&self) -> Kind {
         match self {
             Self::InferenceService(_) => Kind::InferenceService,
+            Self::InferenceGraph(_) => Kind::InferenceGraph,
             Self::ServingRuntime(_) => Kind::ServingRuntime,
             Self::ClusterServingRuntime(_) => Kind::ClusterServingRuntime,
         }
@@ -149,6 +159,7 @@ impl Resource {
     pub fn metadata(&self) -> &ObjectMeta {
         match self {
             Self::InferenceService(service) => &service.metadata,
+            Self::InferenceGraph(graph) => &graph.metadata,
             Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &runtime.metadata,
         }
     }
@@ -158,6 +169,7 @@ impl Resource {
     pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
         match self {
             Self::InferenceService(service) => &mut service.metadata,
+            Self::InferenceGraph(graph) => &mut graph.metadata,
             Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &mut runtime.metadata,
         }
     }

@@ -59,6 +59,32 @@ impl InferenceServiceStatus {
     }
 }
 
+/// The `status` block of an InferenceGraph (`InferenceGraphStatus` of v1alpha1).
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InferenceGraphStatus {
+    /// The `metadata.generation` that this status was made from.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub observed_generation: i64,
+    /// Facts by type; `Ready` sums them up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// The address for users.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// `Knative` or `Standard`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub deployment_mode: String,
+}
+
+impl InferenceGraphStatus {
+    /// The condition of this type.
+    #[must_use]
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.kind == kind)
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_zero(number: &i64) -> bool {
     *number == 0

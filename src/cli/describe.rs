@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// isvc, servingruntime (sr) or clusterservingruntime (csr)
+    /// isvc, inferencegraph (ig), servingruntime (sr) or clusterservingruntime (csr)
     #[arg(value_parser = resource)]
     kind: Kind,
     /// Its name
@@ -70,6 +70,7 @@ fn write(object: &Value, events: &[&Value], out: &mut impl Write) -> io::Result<
     write_lines(object, &MODEL, out)?;
     write_conditions(object, out)?;
     write_components(object, out)?;
+    write_nodes(object, out)?;
     writeln!(out, "\nSpec:")?;
     to_yaml(&object["spec"]).lines().try_for_each(|line| writeln!(out, "  {line}"))?;
     write_events(events, out)
@@ -119,6 +120,26 @@ fn write_components(object: &Value, out: &mut impl Write) -> io::Result<()> {
             shares.collect::<Vec<_>>().join(","),
             cell(component, "/url"),
         ]);
+    }
+    table.write(out)
+}
+
+/// The nodes of a graph, step by step.
+fn write_nodes(object: &Value, out: &mut impl Write) -> io::Result<()> {
+    let Some(nodes) = object.pointer("/spec/nodes").and_then(Value::as_object) else { return Ok(()) };
+    writeln!(out, "\nNodes:")?;
+    let mut table = Table::new(&["  NODE", "TYPE", "STEP", "CALLS", "WHEN"]);
+    for (name, node) in nodes {
+        for (index, step) in node["steps"].as_array().into_iter().flatten().enumerate() {
+            let named = cell(step, "/name");
+            let when = match (cell(step, "/condition"), cell(step, "/weight")) {
+                (condition, weight) if condition.is_empty() && !weight.is_empty() => format!("{weight}%"),
+                (condition, _) => condition,
+            };
+            let calls = ["/nodeName", "/serviceName", "/serviceUrl"].map(|field| cell(step, field)).concat();
+            let step = if named.is_empty() { index.to_string() } else { named };
+            table.push(vec![format!("  {name}"), cell(node, "/routerType"), step, calls, when]);
+        }
     }
     table.write(out)
 }

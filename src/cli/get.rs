@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// isvc, servingruntimes (sr), clusterservingruntimes (csr) or events
+    /// isvc, inferencegraphs (ig), servingruntimes (sr), clusterservingruntimes (csr) or events
     kind: Asked,
     /// Only this one
     name: Option<String>,
@@ -166,6 +166,7 @@ impl Arguments {
                 &["NAME", "URL", "READY", "PREV", "LATEST", "PREVROLLEDOUTREVISION", "LATESTREADYREVISION", "AGE"],
                 &["STATE", "REPLICAS", "RUNTIME", "STORAGE", "REASON"],
             ),
+            Asked::Resource(Kind::InferenceGraph) => (&["NAME", "URL", "READY", "AGE"], &["NODES", "REASON"]),
             Asked::Resource(_) => (&["NAME", "DISABLED", "MODELTYPE", "CONTAINERS", "AGE"], &["PROTOCOLS"]),
             Asked::Events => (&["TYPE", "REASON", "OBJECT", "MESSAGE"], &[]),
         };
@@ -226,6 +227,7 @@ fn row(arguments: &Arguments, kind: Asked, object: &Value) -> Vec<String> {
     let namespace = arguments.shows_namespace().then(|| cell(object, "/metadata/namespace"));
     let (own, more) = match kind {
         Asked::Resource(Kind::InferenceService) => (service_row(object), service_row_more(object)),
+        Asked::Resource(Kind::InferenceGraph) => (graph_row(object), graph_row_more(object)),
         Asked::Resource(_) => (runtime_row(object), vec![list(object, "/spec/protocolVersions", "")]),
         Asked::Events => (event_row(object), Vec::new()),
     };
@@ -251,6 +253,16 @@ fn service_row(object: &Value) -> Vec<String> {
         plain,
         age_of(object),
     ]
+}
+
+fn graph_row(object: &Value) -> Vec<String> {
+    let ready = condition(object, "Ready").map_or_else(String::new, |ready| cell(ready, "/status"));
+    vec![cell(object, "/metadata/name"), cell(object, "/status/url"), ready, age_of(object)]
+}
+
+fn graph_row_more(object: &Value) -> Vec<String> {
+    let nodes = object.pointer("/spec/nodes").and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    vec![nodes.to_string(), condition(object, "Ready").map_or_else(String::new, |ready| cell(ready, "/reason"))]
 }
 
 fn service_row_more(object: &Value) -> Vec<String> {

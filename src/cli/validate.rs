@@ -6,13 +6,14 @@ mod files;
 use super::settings::Settings;
 use crate::api::problem::{Problem, Severity};
 use crate::api::serving_runtime::ServingRuntime;
-use crate::api::{Resource, ResourceKey};
+use crate::api::{Kind, Resource, ResourceKey};
 use crate::config::Config;
 use crate::manifest::{Field, Manifest, Options, parse_with};
 use crate::resolve::canary::canaries_of;
+use crate::resolve::graph::{Callee, World, compile};
 use crate::resolve::rollout::rollout_of;
 use crate::resolve::{Candidate, Defaults as ResolveDefaults, RevisionSpec, resolve};
-use crate::validate::{Defaults, check, runtime_conflicts};
+use crate::validate::{Defaults, check, check_refused, runtime_conflicts};
 use anyhow::Context;
 use clap::Args;
 use std::collections::BTreeMap;
@@ -51,10 +52,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result
     }
     report.compare();
     let resolved = report.resolve(&shipped);
+    let graphs = report.compile(&shipped, &config.protocol.default_domain);
     if arguments.compat {
         compat::write(&report.fields, &report.problems, out)?;
     }
-    report.write(&resolved, out)?;
+    report.write(&resolved, &graphs, out)?;
     writeln!(std::io::stderr(), "{}", report.summary(files.len()))?;
     Ok(if report.fails(arguments.strict) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -75,7 +77,7 @@ impl Report {
         let (bytes_max, namespace) = (config.control.manifest_bytes_max, config.default_namespace.clone());
         let options = Options { bytes_max, namespace, lists_fields: true };
         let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
-        self.take(&bytes, file, &options, Defaults { deployment_mode: config.deployment_mode.into() });
+        self.take(&bytes, file, &options, Defaults { deployment_mode: config.deployment_mode.into(), graphs: config.graphs.bounds() });
         Ok(())
     }
 
@@ -94,7 +96,8 @@ impl Report {
         }
         for mut manifest in parsed.refused {
             self.refused += 1;
-            self.problems.extend(check(&mut manifest, &defaults));
+            let found = check_refused(&mut manifest, &defaults, &self.problems);
+            self.problems.extend(found);
         }
     }
 
@@ -157,7 +160,61 @@ impl Report {
         resolved
     }
 
-    fn write(&mut self, resolved: &[(String, RevisionSpec)], out: &mut impl Write) -> std::io::Result<()> {
+    /// What a request to each graph goes through; why not becomes a problem. Every service counts as ready.
+    fn compile(&mut self, shipped: &Self, domain: &str) -> Vec<String> {
+        let mut world = World::new(self.good.iter().chain(&shipped.good).filter_map(candidate).collect(), domain);
+        for manifest in &self.good {
+            match &manifest.resource {
+                Resource::InferenceService(service) => {
+                    world.add_service(Callee { service, is_addressed: true });
+                }
+                Resource::InferenceGraph(graph) => {
+                    world.add_graph(graph);
+                }
+                Resource::ServingRuntime(_) | Resource::ClusterServingRuntime(_) => {}
+            }
+        }
+        let (mut compiled, mut found) = (Vec::new(), self.hidden_graphs());
+        for manifest in &self.good {
+            let Resource::InferenceGraph(graph) = &manifest.resource else { continue };
+            match compile(graph, &world) {
+                Ok(plan) => {
+                    let steps: usize = plan.nodes.iter().map(|node| node.steps.len()).sum();
+                    compiled.push(format!(
+                        "{}: {}: ok: {} nodes, {steps} steps",
+                        manifest.place,
+                        manifest.resource.key(),
+                        plan.nodes.len()
+                    ));
+                }
+                Err(obstacles) => {
+                    let problem = |obstacle: crate::resolve::graph::Obstacle| {
+                        manifest.problem(Severity::Error, obstacle.field, obstacle.message, obstacle.hint)
+                    };
+                    found.extend(obstacles.into_iter().map(problem));
+                }
+            }
+        }
+        self.problems.extend(found);
+        compiled
+    }
+
+    /// Graphs at whose host a service of the same name answers.
+    fn hidden_graphs(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        for manifest in &self.good {
+            let key = manifest.resource.key();
+            let service = ResourceKey { kind: Kind::InferenceService, ..key.clone() };
+            let namesake = self.good.iter().find(|other| key.kind == Kind::InferenceGraph && other.resource.key() == service);
+            if let Some(other) = namesake {
+                let message = format!("{service} (`{}`) has the same name and answers at the graph's host", other.place);
+                found.push(manifest.problem(Severity::Warning, "metadata.name", message, None));
+            }
+        }
+        found
+    }
+
+    fn write(&mut self, resolved: &[(String, RevisionSpec)], graphs: &[String], out: &mut impl Write) -> std::io::Result<()> {
         self.problems.sort_by(|one, other| one.place.cmp(&other.place));
         for problem in &self.problems {
             let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
@@ -165,6 +222,9 @@ impl Report {
             if let Some(hint) = &problem.hint {
                 writeln!(out, "  hint: {hint}")?;
             }
+        }
+        for graph in graphs {
+            writeln!(out, "{graph}")?;
         }
         for (service, spec) in resolved {
             let (runtime, engine, protocol) = (&spec.runtime.name, &spec.engine, &spec.protocol);
@@ -197,7 +257,7 @@ fn runtime_of(manifest: &Manifest) -> Option<(&ServingRuntime, bool)> {
     match &manifest.resource {
         Resource::ServingRuntime(runtime) => Some((runtime, false)),
         Resource::ClusterServingRuntime(runtime) => Some((runtime, true)),
-        Resource::InferenceService(_) => None,
+        Resource::InferenceService(_) | Resource::InferenceGraph(_) => None,
     }
 }
 
@@ -237,8 +297,9 @@ spec:
         }
         report.compare();
         let resolved = report.resolve(&Report::default());
+        let graphs = report.compile(&Report::default(), "example.com");
         let mut out = Vec::new();
-        report.write(&resolved, &mut out).unwrap();
+        report.write(&resolved, &graphs, &mut out).unwrap();
         (report, String::from_utf8(out).unwrap())
     }
 
@@ -275,6 +336,34 @@ spec:
         let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", &misspelled)]);
         assert!(text.contains("s.yaml:7:5: warning: ") && text.contains("minReplicas"), "{text}");
         assert!(!report.fails(false) && report.fails(true));
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_is_not_called_missing_as_well() {
+        let text = "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {name: g}\nspec:\n  nodes:\n    root:\n      routerType: Sequnce\n      steps: [{nodeName: a}]\n    a: {routerType: Sequence, steps: [{serviceUrl: 'http://x/y'}]}\n";
+        let (report, text) = reported(&[("g.yaml", text)]);
+        assert!(
+            text.contains("g.yaml:7:19: error: spec.nodes.root.routerType: must be one of") && text.contains("did you mean `Sequence`?"),
+            "{text}"
+        );
+        assert_eq!(text.matches("routerType").count(), 1, "{text}");
+        assert!(report.fails(false));
+    }
+
+    #[test]
+    fn a_graph_is_compiled_over_the_services_there_are() {
+        let graph = |name: &str, service: &str| {
+            format!(
+                "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {{name: {name}}}\nspec:\n  nodes: {{root: {{routerType: Sequence, steps: [{{serviceName: {service}}}]}}}}\n"
+            )
+        };
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", SERVICE), ("g.yaml", &graph("all", "iris"))]);
+        assert!(!report.fails(true) && text.contains("g.yaml:1:1: InferenceGraph/default/all: ok: 1 nodes, 1 steps"), "{text}");
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", SERVICE), ("g.yaml", &graph("all", "irs"))]);
+        let told = "error: spec.nodes.root.steps[0].serviceName: Failed to find graph service irs\n  hint: did you mean `iris`?";
+        assert!(report.fails(false) && text.contains(told), "{text}");
+        let (report, text) = reported(&[("r.yaml", RUNTIME), ("s.yaml", SERVICE), ("g.yaml", &graph("iris", "iris"))]);
+        assert!(report.fails(true) && !report.fails(false) && text.contains("has the same name and answers at the graph's host"), "{text}");
     }
 
     #[test]

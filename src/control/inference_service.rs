@@ -116,12 +116,12 @@ fn resolve_in(mind: &Mind, snapshot: &Snapshot, stored: &Stored, service: &Infer
 fn canaries(stored: &Stored) -> Vec<Canary> {
     match &stored.defaulted {
         Resource::InferenceService(service) => canaries_of(service),
-        Resource::ServingRuntime(_) | Resource::ClusterServingRuntime(_) => Vec::new(),
+        _ => Vec::new(),
     }
 }
 
 /// Every runtime in the store.
-fn candidates(snapshot: &Snapshot) -> Vec<Candidate<'_>> {
+pub(super) fn candidates(snapshot: &Snapshot) -> Vec<Candidate<'_>> {
     let of_kind = |kind| snapshot.of_kind(kind, None).map(|(_, stored)| stored);
     of_kind(Kind::ServingRuntime).chain(of_kind(Kind::ClusterServingRuntime)).filter_map(|stored| candidate(stored)).collect()
 }
@@ -131,7 +131,7 @@ fn candidate(stored: &Stored) -> Option<Candidate<'_>> {
     match &stored.defaulted {
         Resource::ServingRuntime(runtime) => Some(Candidate { runtime, cluster: false, created }),
         Resource::ClusterServingRuntime(runtime) => Some(Candidate { runtime, cluster: true, created }),
-        Resource::InferenceService(_) => None,
+        Resource::InferenceService(_) | Resource::InferenceGraph(_) => None,
     }
 }
 

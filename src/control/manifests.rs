@@ -84,7 +84,7 @@ fn competitor(declared: &Declared, before: &Snapshot) -> Option<Problem> {
 fn runtime_of(resource: &Resource) -> Option<&ServingRuntime> {
     match resource {
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => Some(runtime),
-        Resource::InferenceService(_) => None,
+        Resource::InferenceService(_) | Resource::InferenceGraph(_) => None,
     }
 }
 
@@ -95,7 +95,7 @@ fn update_violations(declared: &Declared, before: &Snapshot, deployment_mode: De
         return Vec::new();
     };
     let recorded = stored.status.as_ref().map_or("", |status| status.deployment_mode.as_str());
-    let violations = inference_service_update(old, new, recorded, &Defaults { deployment_mode });
+    let violations = inference_service_update(old, new, recorded, &Defaults { deployment_mode, ..Defaults::default() });
     let problem = |violation: Violation| {
         let place = declared.fields.locate(&violation.field, &declared.place);
         Problem::error(place, violation.field, violation.message).with_hint(violation.hint).about(Some(key.clone()))

@@ -5,10 +5,12 @@ use super::history::History;
 use super::judge::Comparing;
 use super::memory::{Memory, give_back};
 use super::queue::Queue;
+use super::related;
 use super::services::{Replicas, Retired, Running, Service, Services};
 use super::status::{Facts, Stage, status_of};
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::problem::Severity;
+use crate::api::status::InferenceGraphStatus;
 use crate::api::{Kind, ResourceKey};
 use crate::engine::EngineRegistry;
 use crate::inference::{InferenceError, ModelMetadata};
@@ -128,7 +130,7 @@ impl Mind {
         let keys = self.writer().apply(changes, SystemTime::now());
         let mut untried = self.gate.untried.lock().unwrap_or_else(PoisonError::into_inner);
         if untried.is_none() {
-            *untried = Some(keys.iter().filter(|key| key.kind == Kind::InferenceService).cloned().collect());
+            *untried = Some(keys.iter().filter(|key| matches!(key.kind, Kind::InferenceService | Kind::InferenceGraph)).cloned().collect());
             self.gate.open.send_replace(untried.as_ref().is_some_and(BTreeSet::is_empty));
         }
         keys
@@ -157,6 +159,11 @@ impl Mind {
     /// Puts the status of a service into the store.
     pub(super) fn say(&self, key: &ResourceKey, stored: &Stored, stage: Stage, runtime: Option<&RuntimeRef>) {
         self.write_status(&mut self.writer(), key, stored, stage, runtime);
+    }
+
+    /// Puts the status of a graph into the store.
+    pub(super) fn set_graph_status(&self, key: &ResourceKey, status: InferenceGraphStatus) {
+        self.writer().set_graph_status(key, status);
     }
 
     /// Says once more what was last said of a service, after something else about it changed.
@@ -210,7 +217,12 @@ impl Mind {
         let snapshot = self.reader.snapshot();
         let before = snapshot.get(key).and_then(|stored| stored.status.as_ref());
         let status = status_of(&facts, before, SystemTime::now());
+        // Graphs wait for the address of what they call.
+        let is_news = before.is_none_or(|before| before.address.is_some() != status.address.is_some());
         writer.set_status(key, status);
+        if is_news {
+            related::graphs_that_call(&self.reader.snapshot(), key).for_each(|graph| self.queue.add(graph));
+        }
     }
 
     /// Lets an old revision finish what it admitted, and then unloads it, beside everything else.

@@ -7,6 +7,7 @@
 mod autoscale;
 mod canaries;
 mod history;
+mod inference_graph;
 mod inference_service;
 mod judge;
 mod manifests;
@@ -41,7 +42,7 @@ use crate::router::repository::{Action, Command};
 use crate::router::{Router, waker};
 use crate::storage::Storage;
 use crate::store::Reader;
-use crate::validate::Defaults;
+use crate::validate::{Defaults, GraphBounds};
 use manifests::Rules;
 use mind::Mind;
 use model_files::ModelFiles;
@@ -110,6 +111,8 @@ pub struct Config {
     pub shadow_requests_max: usize,
     /// Bytes of inputs and outputs that these copies hold, for each service.
     pub shadow_bytes_max: usize,
+    /// How large a graph may be.
+    pub graphs: GraphBounds,
 }
 
 /// Services worked on at once. Most of them wait for a download or for their turn to load, and a slow
@@ -233,7 +236,7 @@ impl Watcher {
         let bounds = scan::Bounds { depth_max: config.depth_max, files_max: config.manifests_max };
         let namespace = config.default_namespace.clone();
         let options = Options { bytes_max: config.manifest_bytes_max, namespace, ..Options::default() };
-        let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode } };
+        let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode, graphs: config.graphs } };
         let reflector = Reflector::new(config.folders.clone(), bounds, rules);
         Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector), began: false }
     }

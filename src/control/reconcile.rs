@@ -1,8 +1,8 @@
 //! One key, one step: the work that the queue hands out, whatever the reason.
 
-use super::inference_service;
 use super::mind::Mind;
 use super::queue::Outcome;
+use super::{inference_graph, inference_service};
 use crate::api::status::{TransitionStatus, condition};
 use crate::api::{Kind, ResourceKey};
 use crate::inference::InferenceError;
@@ -12,8 +12,14 @@ use tracing::Instrument;
 
 /// Works on one key. Runtimes need no work of their own: they are read when a service is resolved.
 pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: CancellationToken) -> Outcome {
-    if key.kind != Kind::InferenceService {
-        return Outcome::Done;
+    match key.kind {
+        Kind::InferenceService => {}
+        Kind::InferenceGraph => {
+            tracing::debug_span!("reconcile", %key).in_scope(|| inference_graph::reconcile(&mind, &key));
+            mind.tried(&key);
+            return Outcome::Done;
+        }
+        Kind::ServingRuntime | Kind::ClusterServingRuntime => return Outcome::Done,
     }
     let span = tracing::debug_span!("reconcile", %key);
     let outcome = inference_service::reconcile(Arc::clone(&mind), key.clone(), superseded.clone()).instrument(span).await;

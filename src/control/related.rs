@@ -1,18 +1,36 @@
-//! Which services must be looked at again when a runtime changes.
+//! Which services and graphs must be looked at again when something they use changes.
 
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::store::{Snapshot, Stored};
 
-/// The keys to reconcile for a changed key: a service itself; for a runtime the services that use it or
-/// could use it. Looking costs little: only a service whose revision then differs is loaded again.
+/// The keys to reconcile for a changed key: a service itself and the graphs that call it; a graph and those that call
+/// it; for a runtime the services that use it or could use it, and all graphs, whose steps speak what runtimes list.
+/// Looking costs little: only what then differs is loaded or put in place anew.
 pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> Vec<ResourceKey> {
     let namespace = match changed.kind {
-        Kind::InferenceService => return vec![changed.clone()],
+        Kind::InferenceService | Kind::InferenceGraph => {
+            let others = graphs_that_call(snapshot, changed).filter(|key| key != changed);
+            return std::iter::once(changed.clone()).chain(others).collect();
+        }
         Kind::ServingRuntime => Some(changed.namespace.as_str()),
         Kind::ClusterServingRuntime => None,
     };
-    let services = snapshot.of_kind(Kind::InferenceService, namespace);
-    services.filter(|(_, stored)| may_use(stored, &changed.name)).map(|(key, _)| key.clone()).collect()
+    let services = snapshot.of_kind(Kind::InferenceService, namespace).filter(|(_, stored)| may_use(stored, &changed.name));
+    services.chain(snapshot.of_kind(Kind::InferenceGraph, namespace)).map(|(key, _)| key.clone()).collect()
+}
+
+/// The graphs that call a service or another graph, or have its name.
+pub(super) fn graphs_that_call<'s>(snapshot: &'s Snapshot, called: &'s ResourceKey) -> impl Iterator<Item = ResourceKey> + 's {
+    let calls = move |(key, stored): &(&ResourceKey, &std::sync::Arc<Stored>)| may_call(key, stored, called);
+    snapshot.of_kind(Kind::InferenceGraph, None).filter(calls).map(|(key, _)| key.clone())
+}
+
+fn may_call(key: &ResourceKey, stored: &Stored, called: &ResourceKey) -> bool {
+    let Resource::InferenceGraph(graph) = &stored.defaulted else { return false };
+    let same_namespace = key.namespace == called.namespace;
+    let mut steps = graph.spec.nodes.values().flat_map(|node| &node.steps);
+    (same_namespace && key.name == called.name)
+        || steps.any(|step| (same_namespace && step.service_name == called.name) || step.service_url.contains(&called.name))
 }
 
 /// Whether a service names this runtime, or lets one be found for it.

@@ -19,7 +19,7 @@ use crate::resolve::rollout::RolloutSpec;
 use crate::resolve::scale::ScaleSpec;
 use crate::resolve::traffic::{Book, Share};
 use crate::router::waker::{Ask, Asks, Sleep};
-use crate::router::{self, Route, RouteTable, Router, Target, Waker};
+use crate::router::{self, GraphRoute, Route, RouteTable, Router, Target, Waker};
 use crate::storage::ModelDir;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -322,12 +322,14 @@ pub(super) struct Services {
     default_namespace: String,
     router: Router,
     all: Mutex<BTreeMap<ResourceKey, Service>>,
+    /// Locked after `all`, where both are.
+    graphs: Mutex<BTreeMap<ResourceKey, Arc<GraphRoute>>>,
 }
 
 impl Services {
     /// None yet.
     pub(super) fn new(default_namespace: String, router: Router) -> Self {
-        Self { default_namespace, router, all: Mutex::default() }
+        Self { default_namespace, router, all: Mutex::default(), graphs: Mutex::default() }
     }
 
     /// Looks at or changes one service; makes its entry when there is none.
@@ -362,6 +364,7 @@ impl Services {
     pub(super) fn clear(&self) -> Vec<Service> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let services = std::mem::take(&mut *all);
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.publish(&all);
         services.into_values().collect()
     }
@@ -401,9 +404,29 @@ impl Services {
         all.iter().flat_map(watched).collect()
     }
 
+    /// A graph's route.
+    pub(super) fn graph(&self, key: &ResourceKey) -> Option<Arc<GraphRoute>> {
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Puts a graph's route in place, or takes it away; whether there was one before.
+    pub(super) fn set_graph(&self, key: &ResourceKey, route: Option<Arc<GraphRoute>>) -> bool {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = {
+            let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+            match route {
+                Some(route) => graphs.insert(key.clone(), route),
+                None => graphs.remove(key),
+            }
+        };
+        self.publish(&all);
+        before.is_some()
+    }
+
     fn publish(&self, all: &BTreeMap<ResourceKey, Service>) {
         let routes = all.values().filter_map(|service| service.route.clone());
         let tagged = all.values().flat_map(|service| service.labels.iter().cloned());
-        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes).with_tagged(tagged));
+        let graphs: Vec<Arc<GraphRoute>> = self.graphs.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes).with_tagged(tagged).with_graphs(graphs));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod graphs;
 mod rolling_out;
 mod sleeping;
 
@@ -137,6 +138,7 @@ fn config(folder: &Path) -> Config {
         history: folder.join("cache/rollouts"),
         shadow_requests_max: 8,
         shadow_bytes_max: 1 << 20,
+        graphs: GraphBounds::DEFAULT,
     }
 }
 

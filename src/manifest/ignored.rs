@@ -6,13 +6,21 @@ pub(super) fn reason(type_name: &str, field: &str) -> Option<&'static str> {
     if type_name == "SupportedModelFormat" {
         return None;
     }
+    let own = OWN_REASONS.iter().find(|(name, _, _)| *name == type_name);
+    if let Some((_, _, reason)) = own.filter(|(_, fields, _)| fields.contains(&field)) {
+        return Some(reason);
+    }
+    // A step's `nodeName` is a node of its graph.
+    if type_name == "InferenceStep" {
+        return None;
+    }
     let (_, reason) = REASONS.iter().find(|(fields, _)| fields.contains(&field))?;
     Some(reason)
 }
 
 /// Whether a field is not even read: another's status says nothing about what happens here.
 pub(super) fn is_unread(type_name: &str, field: &str) -> bool {
-    field == "status" && matches!(type_name, "InferenceService" | "ServingRuntime")
+    field == "status" && matches!(type_name, "InferenceService" | "InferenceGraph" | "ServingRuntime")
 }
 
 /// Fields by the reason that is told.
@@ -23,6 +31,20 @@ const REASONS: &[(&[&str], &str)] = &[
     (SERVER_SIDE, "ignored: an API server sets it"),
     (&["confidential"], "ignored: there is no attestation on one machine"),
     (&["scaleMetricType"], "ignored, as by KServe itself"),
+];
+
+/// Fields that have no meaning in one type, with the reason that is told.
+const OWN_REASONS: &[(&str, &[&str], &str)] = &[
+    (
+        "InferenceGraphSpec",
+        &["resources", "serviceAccountName", "minReplicas", "maxReplicas", "scaleTarget", "scaleMetric"],
+        "ignored: a graph runs inside the daemon, not in a pod of its own",
+    ),
+    (
+        "RouterTimeouts",
+        &["serverRead", "serverWrite", "serverIdle"],
+        "ignored: a graph has no server of its own; `protocol.header_read_timeout_s` and `body_read_timeout_s` bound connections",
+    ),
 ];
 
 const PLACEMENT: &[&str] = &[

@@ -10,7 +10,6 @@ const GROUP: &str = "serving.kserve.io";
 
 /// Kinds of KServe that are not served yet.
 const LATER_KINDS: &[&str] = &[
-    "InferenceGraph",
     "TrainedModel",
     "ClusterStorageContainer",
     "LocalModelCache",

@@ -16,6 +16,7 @@ mod typed;
 
 use std::path::Path;
 
+use crate::api::inference_graph::InferenceGraph;
 use crate::api::inference_service::InferenceService;
 use crate::api::metadata::ObjectMeta;
 use crate::api::problem::{Problem, Severity};
@@ -24,7 +25,7 @@ use crate::api::{DEFAULT_NAMESPACE, Kind, Resource, ResourceKey};
 use crate::place::Place;
 
 use fault::Fault;
-pub use places::FieldPlaces;
+pub use places::{FieldPlaces, field_below};
 pub use treatment::Treatment;
 use tree::{NodeId, Tree};
 
@@ -260,6 +261,10 @@ fn typed_resource(tree: &Tree, root: NodeId, kind: Kind, lists_fields: bool) -> 
         Kind::InferenceService => {
             let (service, findings) = typed::read::<InferenceService>(tree, root, lists_fields);
             (service.map(|service| Resource::InferenceService(Box::new(service))), findings)
+        }
+        Kind::InferenceGraph => {
+            let (graph, findings) = typed::read::<InferenceGraph>(tree, root, lists_fields);
+            (graph.map(|graph| Resource::InferenceGraph(Box::new(graph))), findings)
         }
         Kind::ServingRuntime => {
             let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);

@@ -114,6 +114,12 @@ pub(super) fn is_plain_key(key: &str) -> bool {
     !key.is_empty() && key.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_'))
 }
 
+/// The path of a key below a field: `spec.nodes.root`, or `metadata.annotations[a.b/c]` where the key is not plain.
+#[must_use]
+pub fn field_below(field: &str, key: &str) -> String {
+    if is_plain_key(key) { format!("{field}.{key}") } else { format!("{field}[{key}]") }
+}
+
 fn parent(path: &str) -> Option<&str> {
     let cut = if path.ends_with(']') { path.rfind('[') } else { path.rfind('.') };
     cut.map(|end| &path[..end])

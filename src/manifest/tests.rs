@@ -250,13 +250,13 @@ fn a_list_holds_several_resources() {
 #[test]
 fn what_is_not_ours_is_named_and_never_dropped_silently() {
     let cases = [
-        ("serving.kserve.io/v1alpha1", "InferenceGraph", Severity::NotYetServed, "`InferenceGraph` is not yet served"),
+        ("serving.kserve.io/v1alpha1", "TrainedModel", Severity::NotYetServed, "`TrainedModel` is not yet served"),
         ("v1", "Secret", Severity::NotYetServed, "`Secret` is not yet served"),
         ("apps/v1", "Deployment", Severity::Warning, "`Deployment` of `apps/v1` is not a KServe resource: ignored"),
         ("serving.kserve.io/v1beta1", "InferenceServce", Severity::Error, "KServe has no kind `InferenceServce`"),
         ("serving.kserve.io/v1alpha1", "InferenceService", Severity::Error, "there is no InferenceService of version `v1alpha1`"),
         ("serving.kserv.io/v1beta1", "InferenceService", Severity::Error, "`serving.kserv.io/v1beta1` has no InferenceService"),
-        ("serving.kserv.io/v1beta1", "InferenceGraph", Severity::Error, "unknown API group: `serving.kserv.io/v1beta1`"),
+        ("serving.kserv.io/v1beta1", "TrainedModel", Severity::Error, "unknown API group: `serving.kserv.io/v1beta1`"),
     ];
     for (api_version, kind, severity, message) in cases {
         let parsed = read(&format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: a}}\n"));

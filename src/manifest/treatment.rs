@@ -153,6 +153,15 @@ const ROWS: &[Row] = &[
         &["disabled", "serverType", "runtimeManagementPort", "memBufferBytes", "modelLoadingTimeoutMillis"],
         Treatment::Ignored("ignored, as by KServe itself: only ModelMesh reads it"),
     ),
+    // InferenceGraph.
+    (&["InferenceGraphSpec"], &["nodes", "timeout", "routerTimeouts"], Treatment::Honoured),
+    (&["RouterTimeouts"], &["serviceClient"], Treatment::Honoured),
+    (&["InferenceRouter"], &["routerType", "steps"], Treatment::Honoured),
+    (
+        &["InferenceStep"],
+        &["name", "nodeName", "serviceName", "serviceUrl", "data", "mapPredictionsToInstances", "weight", "condition", "dependency"],
+        Treatment::Honoured,
+    ),
     // Pods and containers.
     (&["ServingRuntimeSpec"], &["containers"], Treatment::Honoured),
     (&["PredictorSpec"], &["containers"], Treatment::NotYetServed),
@@ -262,6 +271,7 @@ mod schema;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::inference_graph::InferenceGraph;
     use crate::api::inference_service::InferenceService;
     use crate::api::serving_runtime::ServingRuntime;
 
@@ -269,6 +279,7 @@ mod tests {
     fn every_field_of_every_type_has_its_treatment() {
         let mut fields = schema::fields_of::<InferenceService>();
         fields.extend(schema::fields_of::<ServingRuntime>());
+        fields.extend(schema::fields_of::<InferenceGraph>());
         assert!(fields.len() > 200, "{}: the types were not walked", fields.len());
         let missing: Vec<_> = fields.into_iter().filter(|(type_name, field)| of(type_name, field).is_none()).collect();
         assert_eq!(missing, [], "fields that no row names");
@@ -278,6 +289,7 @@ mod tests {
     fn every_row_names_fields_that_there_are() {
         let mut fields = schema::fields_of::<InferenceService>();
         fields.extend(schema::fields_of::<ServingRuntime>());
+        fields.extend(schema::fields_of::<InferenceGraph>());
         for (types, names, _) in ROWS {
             let is_there =
                 |name: &&str| fields.iter().any(|(type_name, field)| field == name && (types.is_empty() || types.contains(type_name)));

@@ -8,7 +8,8 @@ use super::shared_memory::{OFF, Regions};
 use super::timing::deadline;
 use crate::codec;
 use crate::inference::Priority;
-use crate::router::{Caller, Repository, Route, Router};
+use crate::router::graph::Graphs;
+use crate::router::{Caller, GraphRoute, Repository, Route, Router};
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use std::fmt;
@@ -26,6 +27,7 @@ pub(crate) struct Door {
     pub(crate) ready: watch::Receiver<bool>,
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
     pub(crate) repository: Repository,
+    pub(crate) graphs: Graphs,
     pub(crate) addressing: Addressing,
     pub(crate) limits: Limits,
     pub(crate) regions: Option<Regions>,
@@ -47,6 +49,18 @@ impl Door {
     /// The routes a request may reach.
     pub(crate) fn routes(&self, arrival: &Arrival) -> Vec<Arc<Route>> {
         self.router.load().routes(arrival.reach.scope())
+    }
+
+    /// The graph that a model's name means over gRPC: the one of the host, or of the default namespace where no service has the name.
+    pub(crate) fn graph(&self, arrival: &Arrival, model: &str) -> Option<Arc<GraphRoute>> {
+        match &arrival.reach {
+            Reach::Graph(graph) => (*graph.name == *model).then(|| Arc::clone(graph)),
+            Reach::Service(_) | Reach::Revision { .. } => None,
+            Reach::All => {
+                let table = self.router.load();
+                table.default_graph(model).filter(|_| table.find(arrival.reach.scope(), model).is_err()).cloned()
+            }
+        }
     }
 
     /// The regions of shared memory.
@@ -71,6 +85,7 @@ impl Door {
             && match &arrival.reach {
                 Reach::All => self.router.load().all().iter().all(serves),
                 Reach::Service(route) | Reach::Revision { route, .. } => serves(route),
+                Reach::Graph(graph) => graph.target.is_ok(),
             }
     }
 }
@@ -93,7 +108,12 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// When a request to this route must be answered.
     pub(crate) fn deadline(&self, route: &Route) -> Instant {
-        deadline(self.at, Duration::from_secs(route.timeout_s), self.client_timeout)
+        self.deadline_after(route.timeout_s)
+    }
+
+    /// When a request must be answered that may take so many seconds.
+    pub(crate) fn deadline_after(&self, timeout_s: u64) -> Instant {
+        deadline(self.at, Duration::from_secs(timeout_s), self.client_timeout)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::body::discard;
 use super::door::{Arrival, Door};
 use super::error::Refusal;
+use super::graph;
 use super::guard::{Guard, host_of};
 use super::scope::{Host, Reach, with_path};
 use super::timed_body::{Timed, TimedMessages};
@@ -81,6 +82,11 @@ impl Entrance {
             Err(refusal) => return refuse(&parts, body, refusal, grpc).await,
         };
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
+        if let (Reach::Graph(route), false) = (&reach, grpc) {
+            let (route, reach) = (Arc::clone(route), reach.clone());
+            let arrival = Arrival { at: arrived, reach, client_timeout, priority, caller };
+            return graph::answer(&self.door, &arrival, &route, Request::from_parts(parts, body)).await;
+        }
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority, caller });
         if grpc { self.call(parts, body, arrived).await } else { ask(&self.http, Request::from_parts(parts, body)).await }
     }
@@ -118,13 +124,14 @@ impl Entrance {
         match meaning {
             Host::Service(route) => return Ok((Reach::Service(route), caller)),
             Host::Revision { label, route } => return Ok((Reach::Revision { label, route }, caller)),
-            Host::Unknown => return Err(Refusal::not_found(format!("no InferenceService has the host `{host}`"))),
+            Host::Graph(graph) => return Ok((Reach::Graph(graph), caller)),
+            Host::Unknown => return Err(Refusal::not_found(format!("no InferenceService or InferenceGraph has the host `{host}`"))),
             Host::Bare => {}
         }
         let Some(prefixed) = addressing.read_path(parts.uri.path()) else { return Ok((Reach::All, caller)) };
         let Some(reach) = Reach::named(prefixed.name, prefixed.namespace, &table) else {
             let (name, namespace) = (shortened(prefixed.name), shortened(prefixed.namespace));
-            return Err(Refusal::not_found(format!("no InferenceService `{name}` in namespace `{namespace}`")));
+            return Err(Refusal::not_found(format!("no InferenceService or InferenceGraph `{name}` in namespace `{namespace}`")));
         };
         let uri = with_path(&parts.uri, prefixed.rest).ok_or_else(|| Refusal::bad_request("the path is not a path"))?;
         parts.uri = uri;

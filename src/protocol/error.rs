@@ -181,6 +181,7 @@ mod tests {
             (InferenceError::Internal(model()), 500, Code::Internal),
         ];
         for (error, status, code) in table {
+            assert_eq!(error.status(), status, "both sides of the doors agree");
             let refusal = Refusal::from(error);
             assert_eq!(refusal.clone().into_response().status().as_u16(), status);
             assert_eq!(Status::from(refusal).code(), code);

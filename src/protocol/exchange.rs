@@ -196,7 +196,7 @@ fn status_label(status: StatusCode) -> &'static str {
     }
 }
 
-fn code_label(code: Code) -> &'static str {
+pub(super) fn code_label(code: Code) -> &'static str {
     match code {
         Code::InvalidArgument => "INVALID_ARGUMENT",
         Code::NotFound => "NOT_FOUND",

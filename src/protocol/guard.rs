@@ -50,11 +50,12 @@ impl Guard {
 
     /// Checks host, origin and key, in this order; `meaning` is what the host says about a service.
     pub(crate) fn check(&self, request: &request::Parts, host: &str, meaning: &Host, addressing: &Addressing) -> Result<(), Refusal> {
-        if self.loopback.is_some() && !matches!(meaning, Host::Service(_) | Host::Revision { .. }) && !self.knows_host(host, addressing) {
+        let known = matches!(meaning, Host::Service(_) | Host::Revision { .. } | Host::Graph(_));
+        if self.loopback.is_some() && !known && !self.knows_host(host, addressing) {
             return Err(strange_host(host));
         }
         self.check_origin(&request.headers, request.uri.authority().map(http::uri::Authority::as_str))?;
-        self.check_key(request)
+        self.check_key(request, matches!(meaning, Host::Graph(_)))
     }
 
     /// The answer to a browser that asks whether it may call; `None` when it does not ask that.
@@ -102,9 +103,12 @@ impl Guard {
         )))
     }
 
-    fn check_key(&self, request: &request::Parts) -> Result<(), Refusal> {
+    /// At a graph's host every path but `/readyz` runs the graph.
+    fn check_key(&self, request: &request::Parts, runs_graph: bool) -> Result<(), Refusal> {
         let Some(key) = &self.api_key else { return Ok(()) };
-        if OPEN_PATHS.contains(&request.uri.path()) || shown_key(&request.headers).is_some_and(|shown| key.matches(shown)) {
+        let path = request.uri.path();
+        let is_open = if runs_graph { path == "/readyz" } else { OPEN_PATHS.contains(&path) };
+        if is_open || shown_key(&request.headers).is_some_and(|shown| key.matches(shown)) {
             return Ok(());
         }
         Err(Refusal::unauthorized("an API key is needed: send `Authorization: Bearer KEY` or `x-api-key: KEY`"))

@@ -175,7 +175,7 @@ fn work_bytes(body: &Bytes, content: Content) -> usize {
 }
 
 /// Makes a response of an encoded answer; packs long JSON for those who take it.
-async fn write(encoded: EncodedReply, encoding: Encoding, door: &Door) -> Result<Response, Refusal> {
+pub(super) async fn write(encoded: EncodedReply, encoding: Encoding, door: &Door) -> Result<Response, Refusal> {
     let packable = encoded.content_type == JSON && encoded.len() >= door.config.compress_bytes_min && door.config.compression;
     let (kind, header_length) = (encoded.content_type, encoded.header_length);
     let mut response = if packable && encoding != Encoding::Identity {

@@ -14,6 +14,7 @@ mod door;
 mod entrance;
 mod error;
 mod exchange;
+mod graph;
 mod grpc_health;
 mod grpc_stream;
 mod guard;
@@ -45,6 +46,7 @@ pub use listener::Listener;
 
 use crate::codec::DESCRIPTORS;
 use crate::codec::open_inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use crate::router::graph::Graphs;
 use crate::router::{Repository, Router};
 use door::Door;
 use entrance::Entrance;
@@ -71,6 +73,8 @@ pub struct Doors {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Load and unload by hand.
     pub repository: Repository,
+    /// Runs InferenceGraphs.
+    pub graphs: Graphs,
     /// The resources in Kubernetes' own shape, below `/api` and `/apis`.
     pub kube: Option<axum::Router>,
     /// Bounds and rules.
@@ -102,6 +106,7 @@ impl Doors {
             ready: self.ready,
             metrics: self.metrics,
             repository: self.repository,
+            graphs: self.graphs,
             config: self.config,
         };
         OpenDoors { door: Arc::new(door), kube: self.kube }

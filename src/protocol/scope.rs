@@ -5,7 +5,7 @@
 //! host, `iris-predictor...`, reaches the same models. `latest-iris-predictor...` and `prev-iris...` reach one revision
 //! of a service whose requests are split, `iris-v2-predictor...` the canary `v2`.
 
-use crate::router::{Route, RouteTable, Scope};
+use crate::router::{GraphRoute, Route, RouteTable, Scope};
 use http::Uri;
 use http::uri::PathAndQuery;
 use std::borrow::Cow;
@@ -26,6 +26,8 @@ pub(crate) enum Reach {
         /// Where it leads.
         route: Arc<Route>,
     },
+    /// One graph.
+    Graph(Arc<GraphRoute>),
 }
 
 impl Reach {
@@ -35,10 +37,12 @@ impl Reach {
             Self::All => Scope::Default,
             Self::Service(route) => Scope::Service { namespace: &route.namespace, name: &route.service },
             Self::Revision { label, route } => Scope::Tagged { namespace: &route.namespace, label },
+            // A service of that name would have been reached in its place, so no model is found here.
+            Self::Graph(graph) => Scope::Service { namespace: &graph.namespace, name: &graph.name },
         }
     }
 
-    /// What a name in a path reaches: a service, or one revision of it by its label.
+    /// What a name in a path reaches: a service, one revision of it by its label, or a graph.
     pub(crate) fn named(name: &str, namespace: &str, table: &RouteTable) -> Option<Self> {
         by_component(name, namespace, table)
     }
@@ -58,6 +62,8 @@ pub(crate) enum Host {
         /// Where it leads.
         route: Arc<Route>,
     },
+    /// It is a graph's.
+    Graph(Arc<GraphRoute>),
     /// It has the form of a service's host, and there is no such service.
     Unknown,
 }
@@ -106,9 +112,10 @@ impl Addressing {
             Some(service) => (service, true),
             None => (&*host, false),
         };
-        match find_service(service, certain, table) {
+        match find(service, certain, table) {
             Some(Reach::Service(route)) => Host::Service(route),
             Some(Reach::Revision { label, route }) => Host::Revision { label, route },
+            Some(Reach::Graph(graph)) => Host::Graph(graph),
             None if certain => Host::Unknown,
             Some(Reach::All) | None => Host::Bare,
         }
@@ -183,7 +190,7 @@ fn in_cluster(host: &str) -> Option<&str> {
 }
 
 /// `iris.default`, or below the domain also `iris-default`; each also as `iris-predictor`.
-fn find_service(host: &str, joined: bool, table: &RouteTable) -> Option<Reach> {
+fn find(host: &str, joined: bool, table: &RouteTable) -> Option<Reach> {
     if let Some((name, namespace)) = host.split_once('.') {
         return by_component(name, namespace, table);
     }
@@ -192,15 +199,17 @@ fn find_service(host: &str, joined: bool, table: &RouteTable) -> Option<Reach> {
     dashes.find_map(|(at, _)| by_component(&host[..at], &host[at + 1..], table))
 }
 
-/// A service first, whatever its name looks like; then one revision of a service.
+/// A service first, whatever its name looks like; then one revision of a service, then a graph.
 fn by_component(name: &str, namespace: &str, table: &RouteTable) -> Option<Reach> {
     let shorter = name.strip_suffix("-predictor");
     let service = table.service(namespace, name).or_else(|| table.service(namespace, shorter?));
     if let Some(route) = service {
         return Some(Reach::Service(Arc::clone(route)));
     }
-    let (label, route) = table.tagged(namespace, name).or_else(|| table.tagged(namespace, shorter?))?;
-    Some(Reach::Revision { label: Arc::clone(label), route: Arc::clone(route) })
+    if let Some((label, route)) = table.tagged(namespace, name).or_else(|| table.tagged(namespace, shorter?)) {
+        return Some(Reach::Revision { label: Arc::clone(label), route: Arc::clone(route) });
+    }
+    table.graph(namespace, name).map(|graph| Reach::Graph(Arc::clone(graph)))
 }
 
 fn lower_case(host: &str) -> Cow<'_, str> {
@@ -224,9 +233,11 @@ mod tests {
     }
 
     fn table() -> RouteTable {
-        let table = RouteTable::new("default", [route("default", "iris"), route("team-a", "iris"), route("team-a", "x-predictor")]);
+        let services = [route("default", "iris"), route("team-a", "iris"), route("team-a", "x-predictor")];
         let revision = |label: &str| (Arc::from(label), Arc::new(route("default", "iris")));
-        table.with_tagged([revision("latest-iris"), revision("prev-iris"), revision("iris-v2")])
+        let graph = |name: &str| Arc::new(GraphRoute { namespace: "default".to_owned(), name: name.into(), target: Err(String::new()) });
+        let tagged = [revision("latest-iris"), revision("prev-iris"), revision("iris-v2")];
+        RouteTable::new("default", services).with_tagged(tagged).with_graphs([graph("all"), graph("iris")])
     }
 
     fn read(host: &str) -> String {
@@ -235,6 +246,7 @@ mod tests {
             Host::Unknown => "unknown".to_owned(),
             Host::Service(route) => format!("{}/{}", route.namespace, route.service),
             Host::Revision { label, route } => format!("{label} of {}/{}", route.namespace, route.service),
+            Host::Graph(graph) => format!("graph {}/{}", graph.namespace, graph.name),
         }
     }
 
@@ -270,9 +282,18 @@ mod tests {
         assert_eq!(read("prev-iris-predictor.default.example.com"), "prev-iris of default/iris");
         assert_eq!(read("iris-v2-predictor-default.example.com"), "iris-v2 of default/iris");
         assert_eq!(read("prev-iris.team-a.example.com"), "unknown");
-        for (name, found) in [("latest-iris", true), ("prev-iris-predictor", true), ("iris", true), ("other-iris", false)] {
+        for (name, found) in [("latest-iris", true), ("prev-iris-predictor", true), ("iris", true), ("all", true), ("other-iris", false)] {
             assert_eq!(Reach::named(name, "default", &table()).is_some(), found, "{name}");
         }
+    }
+
+    #[test]
+    fn a_graph_is_reached_by_its_hosts_unless_a_service_has_its_name() {
+        for host in ["all.default.example.com", "all-default.example.com", "all.default", "all.default.svc.cluster.local"] {
+            assert_eq!(read(host), "graph default/all", "{host}");
+        }
+        assert_eq!(read("iris.default.example.com"), "default/iris");
+        assert_eq!(read("all-predictor.default.example.com"), "unknown", "a graph has no components");
     }
 
     #[test]

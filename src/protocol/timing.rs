@@ -18,6 +18,9 @@ pub(crate) const TIMEOUT_MS: HeaderName = HeaderName::from_static("x-request-tim
 /// The header that says who goes first where requests wait: `high`, `normal` or `low`.
 pub(crate) const PRIORITY: HeaderName = HeaderName::from_static("x-request-priority");
 
+/// Stops of one answer that are told; a graph may have more.
+pub(crate) const STOPS_MAX: usize = 32;
+
 /// Bytes of an id that is sent back; a longer one is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -34,25 +37,24 @@ pub(crate) struct Stages {
 
 impl Stages {
     /// `parse;dur=0.031, queue;dur=...`, in milliseconds.
-    ///
-    /// Source: W3C Server Timing.
     pub(crate) fn header(&self) -> HeaderValue {
-        let stops = [
-            ("parse", self.parse),
-            (", queue", self.pool.queue),
-            (", batch", self.pool.batch),
-            (", run", self.pool.run),
-            (", encode", self.encode),
-        ];
-        let mut text = String::with_capacity(112);
-        for (name, time) in stops {
-            let micros = time.as_micros();
-            write!(text, "{name};dur={}.{:03}", micros / 1000, micros % 1000)
-                .expect("a string takes text because its writer has no errors");
-        }
-        let header = HeaderValue::from_maybe_shared(bytes::Bytes::from(text));
-        unique(header.expect("digits and names make a header because they are ASCII"))
+        let pool = &self.pool;
+        header([("parse", self.parse), ("queue", pool.queue), ("batch", pool.batch), ("run", pool.run), ("encode", self.encode)])
     }
+}
+
+/// The times of a request's stops, in milliseconds; a name is letters, digits, `-`, `_` and `.`.
+///
+/// Source: W3C Server Timing.
+pub(crate) fn header<'n>(stops: impl IntoIterator<Item = (&'n str, Duration)>) -> HeaderValue {
+    let mut text = String::with_capacity(112);
+    for (name, time) in stops {
+        let (comma, micros) = (if text.is_empty() { "" } else { ", " }, time.as_micros());
+        write!(text, "{comma}{name};dur={}.{:03}", micros / 1000, micros % 1000)
+            .expect("a string takes text because its writer has no errors");
+    }
+    let header = HeaderValue::from_maybe_shared(bytes::Bytes::from(text));
+    unique(header.expect("digits and names make a header because they are ASCII"))
 }
 
 /// The id of a request: the caller's, when it is short and readable, else a new one.

@@ -3,6 +3,7 @@
 use super::door::{Arrival, Door, check_name};
 use super::error::Refusal;
 use super::exchange::{Exchange, Wire};
+use super::graph;
 use super::grpc_stream::{self, Answers};
 use super::timing::{REVISION, SERVER_TIMING};
 use super::v2_http::{self, SERVER_NAME, SERVER_VERSION};
@@ -56,6 +57,9 @@ impl Service {
     /// One inference, for a call or for a message of a stream.
     pub(super) async fn answer(&self, arrival: &Arrival, message: ModelInferRequest) -> Result<Response<ModelInferResponse>, Refusal> {
         check_name(&message.model_name)?;
+        if let Some(route) = self.door.graph(arrival, &message.model_name) {
+            return graph::answer_grpc(&self.door, arrival, &route, message).await;
+        }
         let mut exchange = Exchange::begin(&self.door, arrival, &message.model_name, Wire::Grpc)?;
         let outcome = self.infer(&mut exchange, message).await;
         exchange.end(&outcome);
@@ -110,7 +114,11 @@ impl GrpcInferenceService for Service {
 
     /// Not ready is an answer here, as in KServe; only an unknown model is an error.
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
-        let route = self.route(arrival(&request)?, &request.get_ref().name)?;
+        let (arrival, name) = (arrival(&request)?, &request.get_ref().name);
+        if let Some(graph) = self.door.graph(arrival, name) {
+            return Ok(Response::new(ModelReadyResponse { ready: graph.target.is_ok() }));
+        }
+        let route = self.route(arrival, name)?;
         Ok(Response::new(ModelReadyResponse { ready: route.metadata().is_ok() }))
     }
 

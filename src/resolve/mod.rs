@@ -6,8 +6,10 @@
 
 pub mod batching;
 pub mod canary;
+pub mod condition;
 pub mod engine;
 pub mod error;
+pub mod graph;
 pub mod merge;
 pub mod placeholder;
 pub mod refusal;

@@ -3,11 +3,14 @@
 //! A lookup is one atomic load and one or two hash look-ups; it never waits for the control side, which
 //! swaps a whole new table.
 
+pub mod graph;
 pub mod repository;
 pub mod shadow;
 pub mod split;
 pub mod waker;
+pub(crate) mod work;
 
+pub use graph::GraphRoute;
 pub use repository::Repository;
 pub use shadow::Shadow;
 pub use split::{Caller, Split};
@@ -96,6 +99,8 @@ pub struct RouteTable {
     tagged: HashMap<String, HashMap<Arc<str>, Arc<Route>>>,
     /// The headers that decide the side of a request somewhere, in lower case.
     sticky_headers: Vec<Arc<str>>,
+    /// Graphs by namespace, then name.
+    graphs: HashMap<String, HashMap<Arc<str>, Arc<GraphRoute>>>,
 }
 
 impl RouteTable {
@@ -129,6 +134,27 @@ impl RouteTable {
             self.tagged.entry(route.namespace.clone()).or_default().insert(label, route);
         }
         self
+    }
+
+    /// The same table with these graphs.
+    #[must_use]
+    pub fn with_graphs(mut self, graphs: impl IntoIterator<Item = Arc<GraphRoute>>) -> Self {
+        for graph in graphs {
+            self.graphs.entry(graph.namespace.clone()).or_default().insert(Arc::clone(&graph.name), graph);
+        }
+        self
+    }
+
+    /// A graph by namespace and name.
+    #[must_use]
+    pub fn graph(&self, namespace: &str, name: &str) -> Option<&Arc<GraphRoute>> {
+        self.graphs.get(namespace)?.get(name)
+    }
+
+    /// A graph of the default namespace.
+    #[must_use]
+    pub fn default_graph(&self, name: &str) -> Option<&Arc<GraphRoute>> {
+        self.graph(&self.default_namespace, name)
     }
 
     /// The route a request is for.

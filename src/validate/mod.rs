@@ -6,6 +6,7 @@ mod canary;
 mod component;
 mod container;
 mod defaulting;
+mod inference_graph;
 mod inference_service;
 mod later;
 mod serving_runtime;
@@ -18,6 +19,8 @@ use crate::api::problem::{Problem, Severity, did_you_mean};
 use crate::manifest::Manifest;
 
 pub use defaulting::default_inference_service;
+pub(crate) use inference_graph::step_field;
+pub use inference_graph::{GraphBounds, inference_graph};
 pub use inference_service::inference_service;
 pub use later::not_yet_served;
 pub use serving_runtime::{runtime_conflicts, serving_runtime};
@@ -28,6 +31,8 @@ pub use update::inference_service_update;
 pub struct Defaults {
     /// How services are deployed that do not say.
     pub deployment_mode: DeploymentMode,
+    /// How large a graph may be.
+    pub graphs: GraphBounds,
 }
 
 /// A rule that a resource breaks.
@@ -79,6 +84,7 @@ pub fn check(manifest: &mut Manifest, defaults: &Defaults) -> Vec<Problem> {
             violations.extend(inference_service(service, defaults));
             violations.extend(later(not_yet_served(service)));
         }
+        Resource::InferenceGraph(graph) => violations.extend(inference_graph(graph, &defaults.graphs)),
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => violations.extend(serving_runtime(runtime)),
     }
     let problem = |violation: Violation| manifest.problem(violation.severity, violation.field, violation.message, violation.hint);

@@ -7,8 +7,8 @@ use crate::api::inference_service::InferenceService;
 use crate::api::serving_runtime::ServingRuntime;
 use crate::manifest;
 
-const KNATIVE: Defaults = Defaults { deployment_mode: DeploymentMode::Knative };
-const STANDARD: Defaults = Defaults { deployment_mode: DeploymentMode::Standard };
+const KNATIVE: Defaults = Defaults { deployment_mode: DeploymentMode::Knative, graphs: GraphBounds::DEFAULT };
+const STANDARD: Defaults = Defaults { deployment_mode: DeploymentMode::Standard, graphs: GraphBounds::DEFAULT };
 
 fn manifest(annotations: &str, spec: &str) -> Manifest {
     let text = format!(
@@ -347,4 +347,109 @@ fn a_share_of_the_newest_revision_is_served_in_knative_mode_and_remarked_on_in_s
         ["a.yaml:11:27: spec.predictor.canaryTrafficPercent: canaryTrafficPercent is ignored in Standard deployment mode, as by KServe\n\
              hint: write a canary predictor into `spec.canary`"]
     );
+}
+/// A graph named `g`, checked against small bounds; the nodes begin on line 5.
+fn told_of_graph(nodes: &str) -> Vec<String> {
+    let text = format!("apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {{name: g}}\nspec:\n{nodes}\n");
+    let mut parsed = manifest::parse(text.as_bytes(), Path::new("g.yaml"));
+    assert_eq!(parsed.problems, []);
+    let bounds = GraphBounds { nodes_max: 4, steps_max: 3, depth_max: 3, calls_max: 8 };
+    let defaults = Defaults { deployment_mode: DeploymentMode::Knative, graphs: bounds };
+    check(&mut parsed.resources[0], &defaults).iter().map(|problem| format!("{}: {problem}", problem.severity)).collect()
+}
+
+#[test]
+fn a_graph_keeps_kserves_rules_with_the_place_of_each_step() {
+    let told = told_of_graph(
+        "  nodes:\n    rot:\n      routerType: Splitter\n      steps:\n      - {serviceName: a, name: s, weight: 60}\n      - {serviceName: b, name: s}\n      - {name: c, weight: 50}\n    b:\n      routerType: Splitter\n      steps:\n      - {serviceName: a, nodeName: rot, weight: 120}\n      - {serviceUrl: 'http://x/y', weight: -10}",
+    );
+    for message in [
+        "error: g.yaml:5:3: spec.nodes: root node not found, InferenceGraph needs a node with name 'root' as the root node of the graph\nhint: did you mean `root` where `rot` stands?",
+        "error: g.yaml:10:32: spec.nodes.rot.steps[1].name: Node \"rot\" of InferenceGraph \"g\" contains more than one step with name \"s\"",
+        "error: g.yaml:11:9: spec.nodes.rot.steps[2]: Step 2 (\"c\") in node \"rot\" of InferenceGraph \"g\" does not specify an inference target",
+        "error: g.yaml:10:9: spec.nodes.rot.steps[1]: InferenceGraph[g] Node[rot] Route[b] missing the 'Weight'",
+        "error: g.yaml:15:9: spec.nodes.b.steps[0]: Step 0 (\"\") in node \"b\" of InferenceGraph \"g\" specifies more than one of nodeName, serviceName, serviceUrl",
+        "error: g.yaml:16:44: spec.nodes.b.steps[1].weight: a weight cannot be less than 0: -10",
+        "error: g.yaml:14:7: spec.nodes.b.steps: InferenceGraph[g] Node[b] splitter node: the sum of traffic weights for all routing targets should be 100\nhint: the sum is 110",
+    ] {
+        assert!(told.iter().any(|line| line == message), "{message}\nin\n{}", told.join("\n"));
+    }
+    assert_eq!(told.len(), 7, "{told:#?}");
+    assert_eq!(
+        told_of_graph("  nodes: {root: {routerType: Splitter, steps: [{serviceName: a, weight: 30}, {serviceName: b, weight: 70}]}}"),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn what_kserve_leaves_to_chance_in_a_graph_is_refused() {
+    let told = told_of_graph(
+        "  timeout: -1\n  routerTimeouts: {serviceClient: -2}\n  nodes:\n    root:\n      routerType: Sequence\n      steps:\n      - nodeName: thrd\n      - nodeName: second\n      - serviceUrl: iris\n    second: {routerType: Switch, steps: [{nodeName: root, condition: a}]}\n    third: {routerType: Ensemble}\n    fourth: {steps: [{serviceName: a}]}",
+    );
+    for message in [
+        "error: g.yaml:5:12: spec.timeout: timeout cannot be less than 0 seconds",
+        "error: g.yaml:6:35: spec.routerTimeouts.serviceClient: serviceClient cannot be less than 0 seconds",
+        "error: g.yaml:11:19: spec.nodes.root.steps[0].nodeName: there is no node `thrd` in this graph\nhint: did you mean `third`?",
+        "error: g.yaml:13:21: spec.nodes.root.steps[2].serviceUrl: not an address on the web: `iris`\nhint: write it whole, e.g. `http://host:8080/v1/models/name:predict`",
+        "error: g.yaml:14:53: spec.nodes.second.steps[0].nodeName: the nodes call each other in a circle: root -> second -> root",
+        "error: g.yaml:15:5: spec.nodes.third.steps: a node needs at least one step",
+        "error: g.yaml:16:5: spec.nodes.fourth.routerType: every node needs a routerType: one of `Sequence`, `Switch`, `Ensemble`, `Splitter`",
+    ] {
+        assert!(told.iter().any(|line| line == message), "{message}\nin\n{}", told.join("\n"));
+    }
+}
+
+#[test]
+fn what_a_node_does_not_look_at_and_conditions_that_never_or_always_hold_are_remarked_on() {
+    let told = told_of_graph(
+        "  nodes:\n    root:\n      routerType: Switch\n      steps:\n      - {nodeName: b, data: $response, weight: 5, condition: '{ .input.userId == 1 }'}\n      - {serviceName: a}\n    b:\n      routerType: Sequence\n      steps:\n      - {serviceName: a, condition: x}\n      - {serviceName: a, data: $response.predictions}\n    c: {routerType: Ensemble, steps: [{serviceName: a, condition: '[x]'}]}",
+    );
+    for part in [
+        "warning: g.yaml:9:29: spec.nodes.root.steps[0].data: no Switch looks at `data`, as in KServe",
+        "spec.nodes.root.steps[0].weight: no Switch looks at `weight`",
+        "spec.nodes.root.steps[0].condition: holds for every request, as in KServe: `{..}` makes an object, which is always there\nhint: ask for a field with `[@this].#(field==value)`",
+        "spec.nodes.root.steps[1]: a step without a condition is never taken, as in KServe\nhint: `condition: '@this'` takes every request",
+        "spec.nodes.b.steps[0].condition: nothing was answered before the first step, so this fails every request",
+        "spec.nodes.b.steps[1].data: `$response.predictions` is taken as `$request`, as by KServe",
+        "spec.nodes.c: no step leads to node `c`",
+        "spec.nodes.c.steps[0].condition: no Ensemble looks at `condition`",
+    ] {
+        assert!(told.iter().any(|line| line.contains(part) && line.starts_with("warning: ")), "{part}\nin\n{}", told.join("\n"));
+    }
+    assert!(told.iter().all(|line| line.starts_with("warning")), "{told:#?}");
+}
+
+#[test]
+fn a_graph_that_is_too_large_is_refused_by_each_bound() {
+    let step = "{serviceName: a}";
+    let node = |steps: &str| format!("{{routerType: Ensemble, steps: [{steps}]}}");
+    let of = |nodes: &[(&str, String)]| {
+        let nodes: Vec<String> = nodes.iter().map(|(name, node)| format!("    {name}: {node}")).collect();
+        told_of_graph(&format!("  nodes:\n{}", nodes.join("\n"))).into_iter().filter(|line| line.starts_with("error")).collect::<Vec<_>>()
+    };
+    let five: Vec<(&str, String)> = ["root", "a", "b", "c", "d"].map(|name| (name, node(step))).into();
+    assert!(of(&five)[0].contains("spec.nodes: 5 nodes are more than the 4 a graph may have\nhint: `graphs.nodes_max`"), "{:?}", of(&five));
+    let wide = node(&vec![step; 10_000].join(", "));
+    assert_eq!(
+        of(&[("root", wide)]),
+        [
+            "error: g.yaml:6:34: spec.nodes.root.steps: 10000 steps are more than the 3 a node may have\nhint: `graphs.steps_max` in config.yaml is the bound"
+        ]
+    );
+    let deep = [("root", node("{nodeName: a}")), ("a", node("{nodeName: b}")), ("b", node("{nodeName: c}")), ("c", node(step))];
+    assert!(of(&deep)[0].contains("spec.nodes.root: 4 levels of nodes are more than the 3 a graph may have\nhint: `graphs.depth_max`"));
+    let three = |name: &str| node(&[format!("{{nodeName: {name}}}").as_str(); 3].join(", "));
+    let many = [("root", three("a")), ("a", node(&[step; 3].join(", ")))];
+    assert!(of(&many)[0].contains("9 calls for one request are more than the 8 a graph may have\nhint: `graphs.calls_max`"));
+    let one_of = [("root", three("a").replace("Ensemble", "Switch")), ("a", node(&[step; 3].join(", ")))];
+    assert_eq!(of(&one_of), Vec::<String>::new(), "a Switch makes the calls of one step");
+}
+
+#[test]
+fn fields_of_a_graph_without_meaning_here_are_named() {
+    let text = "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {name: g}\nspec:\n  minReplicas: 2\n  nodeName: x\n  resources: {limits: {cpu: 1}}\n  routerTimeouts: {serverIdle: 5, serviceClient: 5}\n  nodes: {root: {routerType: Sequence, steps: [{nodeName: a}]}, a: {routerType: Sequence, steps: [{serviceName: b}]}}\nstatus: {url: x}\n";
+    let parsed = manifest::parse(text.as_bytes(), Path::new("g.yaml"));
+    let told: Vec<_> = parsed.problems.iter().map(|problem| (problem.severity, problem.field.as_str())).collect();
+    let fields = ["spec.minReplicas", "spec.nodeName", "spec.resources", "spec.routerTimeouts.serverIdle", "status"];
+    assert_eq!(told, fields.map(|field| (Severity::Ignored, field)));
 }

@@ -11,6 +11,7 @@ use kserved::inference::{ModelMetadata, TensorSpec};
 use kserved::pool::threads::ThreadBudget;
 use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::protocol::{Config, Doors};
+use kserved::router::graph::Graphs;
 use kserved::router::{Repository, Route, RouteTable, Router, Split, Target};
 use kserved::tensor::{DataType, Tensor};
 use prost::Message;
@@ -122,7 +123,9 @@ fn serve(route: Route) -> Server {
             router.swap(RouteTable::new("default", [route]));
             let (_ready, ready) = watch::channel(true);
             let (repository, _commands) = Repository::channel();
-            let doors = Doors { router, ready, metrics: Arc::new(String::new), repository, kube: None, config: Config::default() }.open();
+            let graphs = Graphs::new(router.clone(), kserved::codec::Limits::default(), kserved::router::graph::Config::default());
+            let doors =
+                Doors { router, ready, metrics: Arc::new(String::new), repository, graphs, kube: None, config: Config::default() }.open();
             let counting = async {
                 while let Some(reply) = asked.recv().await {
                     reply.send(COUNT.with(Cell::get)).unwrap();

@@ -5,7 +5,7 @@ use crate::api::status::condition;
 use crate::control::status::Stage;
 
 /// A house whose scaler looks often and waits for nothing.
-async fn hasty(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> House {
+pub(super) async fn hasty(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> House {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "runtimes/scripted.yaml", RUNTIME);
     fs::create_dir(folder.path().join("models")).unwrap();
@@ -21,13 +21,13 @@ async fn hasty(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Hous
 }
 
 /// A service with these fields of its predictor and these annotations.
-fn scaled(name: &str, model: &str, fields: &str, annotations: &str) -> String {
+pub(super) fn scaled(name: &str, model: &str, fields: &str, annotations: &str) -> String {
     service(name, model)
         .replace("  predictor:\n", &format!("  predictor:\n    {fields}\n"))
         .replace(&format!("{{name: {name}}}"), &format!("{{name: {name}, annotations: {{{annotations}}}}}"))
 }
 
-fn is_asleep(status: &InferenceServiceStatus) -> bool {
+pub(super) fn is_asleep(status: &InferenceServiceStatus) -> bool {
     status.condition(status::ASLEEP).is_some()
 }
 

@@ -61,5 +61,5 @@ fn resource(kind: Kind) -> Vec<Value> {
     let status = json!({
         "name": format!("{plural}/status"), "singularName": "", "namespaced": true, "kind": kind.name(), "verbs": ["get"],
     });
-    if kind == Kind::InferenceService { vec![object, status] } else { vec![object] }
+    if matches!(kind, Kind::InferenceService | Kind::InferenceGraph) { vec![object, status] } else { vec![object] }
 }

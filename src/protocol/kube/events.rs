@@ -2,6 +2,7 @@
 
 use super::{Kube, list_response};
 use crate::api::problem::{Problem, Severity};
+use crate::api::status::condition;
 use crate::store::{Snapshot, Stored, rfc3339};
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -35,7 +36,15 @@ fn events_of(stored: &Stored) -> Vec<Value> {
         "apiVersion": key.kind.api_version(), "kind": key.kind.name(), "namespace": key.namespace, "name": key.name, "uid": stored.uid,
     });
     let since = rfc3339(stored.creation_timestamp);
-    stored.problems.iter().chain(&stored.warnings).map(|problem| event(problem, &object, &key.namespace, Some(&since))).collect()
+    let told = stored.problems.iter().chain(&stored.warnings).map(|problem| event(problem, &object, &key.namespace, Some(&since)));
+    told.chain(unready_graph(stored, &object, &key.namespace)).collect()
+}
+
+/// Why a graph is not ready: what stands in its way is seen only beside what it calls.
+fn unready_graph(stored: &Stored, object: &Value, namespace: &str) -> Option<Value> {
+    let ready = stored.graph_status.as_ref()?.condition(condition::READY)?;
+    let (reason, message, since) = (&ready.reason, &ready.message, &ready.last_transition_time);
+    (!message.is_empty()).then(|| event_of(("Warning", reason, message), object, namespace, since.as_deref()))
 }
 
 fn file_event(problem: &Problem) -> Value {
@@ -49,12 +58,16 @@ fn file_event(problem: &Problem) -> Value {
 
 fn event(problem: &Problem, object: &Value, namespace: &str, since: Option<&str>) -> Value {
     let kind = if problem.severity == Severity::Ignored { "Normal" } else { "Warning" };
+    event_of((kind, reason(problem.severity), &problem.to_string()), object, namespace, since)
+}
+
+fn event_of((kind, reason, message): (&str, &str, &str), object: &Value, namespace: &str, since: Option<&str>) -> Value {
     json!({
         "metadata": { "namespace": namespace },
         "involvedObject": object,
         "type": kind,
-        "reason": reason(problem.severity),
-        "message": problem.to_string(),
+        "reason": reason,
+        "message": message,
         "source": { "component": "kserved" },
         "firstTimestamp": since,
         "lastTimestamp": since,

@@ -201,7 +201,17 @@ async fn discovery_names_every_kind() {
         let list = door.get(&format!("/apis/serving.kserve.io/{version}")).await.1;
         names.extend(list["resources"].as_array().unwrap().iter().map(|resource| resource["name"].as_str().unwrap().to_owned()));
     }
-    assert_eq!(names, ["inferenceservices", "inferenceservices/status", "servingruntimes", "clusterservingruntimes"]);
+    assert_eq!(
+        names,
+        [
+            "inferenceservices",
+            "inferenceservices/status",
+            "inferencegraphs",
+            "inferencegraphs/status",
+            "servingruntimes",
+            "clusterservingruntimes"
+        ]
+    );
 }
 
 #[tokio::test]

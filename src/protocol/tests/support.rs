@@ -7,6 +7,7 @@ use crate::pool::{ModelHandle, PoolOptions};
 use crate::protocol::door::Door;
 use crate::protocol::entrance::Entrance;
 use crate::protocol::{Config, Doors};
+use crate::router::graph::Graphs;
 use crate::router::repository::Command;
 use crate::router::{Repository, Route, RouteTable, Router, Target};
 use crate::tensor::{DataType, Tensor};
@@ -101,7 +102,9 @@ impl House {
         router.swap(RouteTable::new("default", house_routes));
         let (ready, is_ready) = watch::channel(true);
         let (repository, commands) = Repository::channel();
-        let doors = Doors { router, ready: is_ready, metrics: Arc::new(|| "# metrics\n".to_owned()), repository, kube: None, config };
+        let graphs = Graphs::new(router.clone(), crate::codec::Limits::default(), crate::router::graph::Config::default());
+        let doors =
+            Doors { router, ready: is_ready, metrics: Arc::new(|| "# metrics\n".to_owned()), repository, graphs, kube: None, config };
         Self { script, ready, commands, doors }
     }
 
