@@ -99,6 +99,22 @@ def test_of_ten_thousand_requests_a_tenth_goes_to_the_canary_over_http_and_grpc_
     assert abs(seen[NAMES[2], answer_of(2)] - expected) < 5 * sigma, seen
     counted = split_requests(daemon)
     assert counted == {name: count for (name, _), count in seen.items()}
+    statistics = client.get("/v2/models/adder/stats").json()["model_stats"]
+    assert sorted(model["inference_count"] for model in statistics) == sorted(seen.values()), "one entry a revision"
+
+
+def test_each_message_of_a_stream_is_drawn_for_itself(daemon):
+    start(daemon, [1, 2])
+    change(daemon, manifest(2, 50), {"2:": 50, "1:prev": 50})
+    message = oip.grpc_request("adder", {"x": X})
+    message.raw_input_contents.append(oip.raw(X))
+    seen = set()
+    for answer in daemon.client.stub.ModelStreamInfer(iter([message] * 200), timeout=60):
+        assert not answer.error_message
+        response = answer.infer_response
+        numbers = np.frombuffer(response.raw_output_contents[0], np.float32).tolist()
+        seen.add((response.parameters[REVISION].string_param, tuple(numbers)))
+    assert seen == {(NAMES[1], answer_of(1)), (NAMES[2], answer_of(2))}
 
 
 def test_tags_reach_one_revision_each_by_host_and_by_path(daemon):

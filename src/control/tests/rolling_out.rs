@@ -537,3 +537,27 @@ async fn what_was_promoted_stopped_or_deleted_is_a_first_revision_after_a_restar
     house.put("models/iris.yaml", &percent("a.txt", 50));
     house.until_traffic("1:50 1:50:prev | 1 0").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revisions_that_share_requests_both_hold_their_memory_and_give_it_to_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "runtimes/scripted.yaml", RUNTIME);
+    put_model(folder.path(), "old", 40);
+    put_model(folder.path(), "new", 40);
+    put_model(folder.path(), "wine", 60);
+    put(folder.path(), "models/iris.yaml", &service("iris", "old.txt"));
+    let mut config = config(folder.path());
+    config.models_bytes_max = 130 << 20;
+    let mut house = House::over_with(folder, config).await;
+    house.put("models/iris.yaml", &percent("new.txt", 50));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    house.put("models/wine.yaml", &service("wine", "wine.txt"));
+    let refused = |status: &InferenceServiceStatus| status.model_status.last_failure_info.is_some();
+    let told = house.until_status("wine", "refused", refused).await.model_status.last_failure_info.unwrap().message;
+    assert!(told.contains("cannot be freed for it"), "{told}");
+    assert_eq!(house.answers().await, set(&["old", "new"]));
+    // Once one of them has everything, the other's memory is there for others.
+    house.put("models/iris.yaml", &service("iris", "new.txt"));
+    house.until_status("wine", "ready", InferenceServiceStatus::is_ready).await;
+    assert_eq!(house.ask("wine").await.unwrap(), "wine");
+}
