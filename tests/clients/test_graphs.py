@@ -289,6 +289,15 @@ def command(daemon, *arguments):
     return subprocess.run([daemon.binary, *arguments], capture_output=True, text=True, cwd=daemon.folder, check=False)
 
 
+def test_a_circle_through_the_network_ends_at_the_bound(served):
+    """A graph that calls itself by an address nobody can tell is its own."""
+    url = f"http://{served.http}/serving/default/circle"
+    served.write("graph-circle.yaml", graph("circle", {"root": ("Sequence", [f"serviceUrl: '{url}'"])}))
+    wait_graph(served, "circle")
+    answer = ask(served, "circle", v2())
+    assert (answer.status, answer.json()["cause"]) == (500, "more than 16 graphs call one another: is there a circle?")
+
+
 def test_get_describe_and_validate_know_graphs(served):
     server = ["--server", f"http://{served.http}"]
     table = command(served, "get", "ig", "chain", *server).stdout.splitlines()
