@@ -171,7 +171,8 @@ impl<'a> World<'a> {
     /// What a host is to this daemon, if anything: a service before a graph of the same name, as the doors have it.
     fn owner(&self, host: &str) -> Option<Owner<'a>> {
         let host = host.trim_end_matches('.');
-        let below = host.strip_suffix(self.domain).and_then(|host| host.strip_suffix('.')).filter(|_| !self.domain.is_empty());
+        let domain = self.domain.trim_matches('.').to_ascii_lowercase();
+        let below = host.strip_suffix(&*domain).and_then(|host| host.strip_suffix('.')).filter(|_| !domain.is_empty());
         let inside = host.strip_suffix(".svc.cluster.local").or_else(|| host.strip_suffix(".svc"));
         let (name, joined) = match below.or(inside) {
             Some(name) => (name, true),
@@ -441,7 +442,7 @@ mod tests {
         runtimes: &[ServingRuntime],
     ) -> Result<GraphPlan, Vec<String>> {
         let candidates = runtimes.iter().map(|runtime| Candidate { runtime, cluster: true, created: None }).collect();
-        let mut world = World::new(candidates, "example.com");
+        let mut world = World::new(candidates, "Example.com.");
         for (service, is_addressed) in services {
             world.add_service(Callee { service, is_addressed: *is_addressed });
         }

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import signal
 import subprocess
 import threading
 
@@ -13,6 +14,7 @@ import packaged
 import pytest
 from daemon import FIXTURES, ROOT, Daemon
 from onnx import TensorProto, helper
+from test_folder import in_flight
 from test_real_models import FILES, TEXT, drawn, in_process
 
 JSON = {"content-type": "application/json"}
@@ -289,6 +291,15 @@ def command(daemon, *arguments):
     return subprocess.run([daemon.binary, *arguments], capture_output=True, text=True, cwd=daemon.folder, check=False)
 
 
+def test_a_circle_through_the_network_ends_at_the_bound(served):
+    """A graph that calls itself by an address nobody can tell is its own."""
+    url = f"http://{served.http}/serving/default/circle"
+    served.write("graph-circle.yaml", graph("circle", {"root": ("Sequence", [f"serviceUrl: '{url}'"])}))
+    wait_graph(served, "circle")
+    answer = ask(served, "circle", v2())
+    assert (answer.status, answer.json()["cause"]) == (500, "more than 16 graphs call one another: is there a circle?")
+
+
 def test_get_describe_and_validate_know_graphs(served):
     server = ["--server", f"http://{served.http}"]
     table = command(served, "get", "ig", "chain", *server).stdout.splitlines()
@@ -311,6 +322,27 @@ def test_the_sample_of_the_documentation_works_as_it_stands(served):
     both = ask(served, "flowers", {"inputs": [flower], "parameters": {"compare": True}}).json()
     assert {key: body["model_name"] for key, body in both.items()} == {"first": "iris", "second": "iris"}
     assert ask(served, "flowers", {}).status == 404
+
+
+def test_a_graph_in_flight_is_finished_at_the_end(daemon):
+    daemon.add("slow", FIXTURES / "slow.onnx")
+    daemon.write("graph.yaml", graph("twice", {"root": ("Sequence", ["serviceName: slow", "serviceName: slow, dependency: Hard"])}))
+    daemon.start()
+    wait_graph(daemon, "twice")
+    answers = []
+
+    def call():
+        client = daemon.new_client()
+        answers.append(client.infer("grpc", "twice", {"iterations": np.array([10000], np.int64)}))
+        client.close()
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    daemon.wait_for(lambda: in_flight(daemon), 10, "runs the first step")
+    daemon.process.send_signal(signal.SIGTERM)
+    caller.join()
+    assert len(answers) == 1 and answers[0]["y"].shape == (1,), "both steps were taken"
+    assert daemon.process.wait(20) == 0
 
 
 def test_a_graph_follows_a_model_that_changes_under_load(served):
