@@ -198,7 +198,7 @@ impl Body {
                     let text = text.clone();
                     let read = off_the_reactor(text.len(), move || {
                         let request = answer_as_request(&text);
-                        request.map(|request| v2_json::decode(&request, "", &limits).map(|decoded| decoded.request.inputs)).transpose()
+                        request.map(|request| tensors_of(&request, &limits)).transpose()
                     });
                     let Some(tensors) = read.await?? else { return Ok(None) };
                     tensors
@@ -290,6 +290,13 @@ fn answer_as_request(json: &[u8]) -> Option<Bytes> {
     let outputs = answer.outputs.filter(|outputs| answer.inputs.is_none() && outputs.get().contains("\"datatype\""))?;
     let id = answer.id.filter(|id| id.get() != "null" && id.get() != "\"\"").map_or_else(String::new, |id| format!("\"id\":{},", id.get()));
     Some(format!("{{{id}\"inputs\":{}}}", outputs.get()).into())
+}
+
+/// The tensors of an answer that came from elsewhere, as a request; who asked for it is not to blame for what is wrong with it.
+fn tensors_of(answered: &[u8], limits: &Limits) -> Result<Vec<Tensor>, InferenceError> {
+    let decoded = v2_json::decode(answered, "", limits);
+    let wrong = |error: codec::DecodeError| InferenceError::Engine(format!("a step answered with outputs that are no tensors: {error}"));
+    decoded.map(|decoded| decoded.request.inputs).map_err(wrong)
 }
 
 /// What KServe's router reads of a body to map it.
@@ -394,6 +401,9 @@ mod tests {
         let merged = Body::merged(IndexMap::from([("b".to_owned(), answer(Shape::V1)), ("a".to_owned(), Body::text("{\"z\":1,\"y\":2}"))]));
         assert_eq!(json(&merged).await, r#"{"a":{"z":1,"y":2},"b":{"predictions":[[1.0,2.0]]}}"#);
         assert_eq!(merged.to_tensors(Limits::default()).await.unwrap(), None, "one part has none");
+        let broken =
+            Body::text(r#"{"outputs":[{"name":"y","datatype":"FP32","shape":[2],"data":[1]}]}"#).to_tensors(Limits::default()).await;
+        assert_eq!(broken.unwrap_err().status(), 500, "not the caller's mistake");
         let nested = Body::merged(IndexMap::from([("b".to_owned(), answer(Shape::V1)), ("a".to_owned(), answer(Shape::V2))]));
         let outer = Body::merged(IndexMap::from([("o".to_owned(), nested), ("0".to_owned(), answer(Shape::V2))]));
         let names: Vec<_> = outer.to_tensors(Limits::default()).await.unwrap().unwrap().iter().map(|t| t.name().to_string()).collect();
