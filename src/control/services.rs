@@ -19,7 +19,7 @@ use crate::resolve::rollout::RolloutSpec;
 use crate::resolve::scale::ScaleSpec;
 use crate::resolve::traffic::{Book, Share};
 use crate::router::waker::{Ask, Asks, Sleep};
-use crate::router::{self, GraphRoute, Route, RouteTable, Router, Target, Waker};
+use crate::router::{self, GraphRoute, Roads, Route, RouteTable, Router, Target, Waker};
 use crate::storage::ModelDir;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -165,6 +165,8 @@ pub(super) struct Service {
     pub(super) route: Option<Arc<Route>>,
     /// Routes to single revisions by label, e.g. `latest-iris`.
     pub(super) labels: Vec<(Arc<str>, Arc<Route>)>,
+    /// What the route table has of it.
+    published: Roads,
 }
 
 /// Replicas of a service.
@@ -327,8 +329,9 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// None yet.
+    /// None yet; the route table is empty from now on.
     pub(super) fn new(default_namespace: String, router: Router) -> Self {
+        router.swap(RouteTable::new(default_namespace.clone(), Vec::<Route>::new()));
         Self { default_namespace, router, all: Mutex::default(), graphs: Mutex::default() }
     }
 
@@ -347,17 +350,18 @@ impl Services {
     /// The same as [`Services::with`], and puts a new route table in place before it returns.
     pub(super) fn with_route<T>(&self, key: &ResourceKey, act: impl FnOnce(&mut Service) -> T) -> T {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = act(all.entry(key.clone()).or_default());
-        self.publish(&all);
+        let service = all.entry(key.clone()).or_default();
+        let result = act(service);
+        self.publish(service);
         result
     }
 
     /// Takes a service and its route away.
     pub(super) fn remove(&self, key: &ResourceKey) -> Option<Service> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let removed = all.remove(key);
-        self.publish(&all);
-        removed
+        let removed = all.remove(key)?;
+        self.router.swap(self.router.load().with(&removed.published, &Roads::default()));
+        Some(Service { published: Roads::default(), ..removed })
     }
 
     /// Takes everything away: no route answers any more.
@@ -365,17 +369,18 @@ impl Services {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let services = std::mem::take(&mut *all);
         self.graphs.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.publish(&all);
-        services.into_values().collect()
+        self.router.swap(RouteTable::new(self.default_namespace.clone(), Vec::<Route>::new()));
+        services.into_values().map(|service| Service { published: Roads::default(), ..service }).collect()
     }
 
     /// Another service of the default namespace with the same model name: on a bare host only one of them answers.
     pub(super) fn namesake(&self, key: &ResourceKey, model_name: &str) -> Option<ResourceKey> {
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = |service: &Service| service.route.as_ref().is_some_and(|route| &*route.model_name == model_name);
-        let here =
-            |other: &ResourceKey| other != key && other.namespace == self.default_namespace && key.namespace == self.default_namespace;
-        all.iter().find(|(other, service)| here(other) && named(service)).map(|(other, _)| other.clone())
+        if key.namespace != self.default_namespace {
+            return None;
+        }
+        let table = self.router.load();
+        let other = table.default_named(model_name).iter().find(|route| route.service != key.name)?;
+        Some(ResourceKey { name: other.service.clone(), ..key.clone() })
     }
 
     /// What runs: every revision with its service, its scaling and its pool.
@@ -386,6 +391,15 @@ impl Services {
             main.into_iter().chain(service.beside.iter().map(|running| service.loaded_as(key, running, false))).collect::<Vec<_>>()
         };
         all.iter().flat_map(of).collect()
+    }
+
+    /// Bytes that the loaded revisions hold: those of one service, and those of others that `stay`.
+    pub(super) fn bytes_held(&self, key: &ResourceKey, stay: impl Fn(&Service) -> bool) -> (u64, u64) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = |service: &Service| service.running.iter().chain(&service.beside).map(|running| running.memory.bytes()).sum::<u64>();
+        let own = all.get(key).map_or(0, bytes);
+        let others = all.iter().filter(|(other, service)| *other != key && stay(service)).map(|(_, service)| bytes(service)).sum();
+        (own, others)
     }
 
     /// Services whose canary is being judged.
@@ -411,22 +425,24 @@ impl Services {
 
     /// Puts a graph's route in place, or takes it away; whether there was one before.
     pub(super) fn set_graph(&self, key: &ResourceKey, route: Option<Arc<GraphRoute>>) -> bool {
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = {
-            let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-            match route {
-                Some(route) => graphs.insert(key.clone(), route),
-                None => graphs.remove(key),
-            }
+        // Held while the table changes, so that nobody changes it at the same time.
+        let _all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = RouteTable::clone(&self.router.load());
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        let (table, before) = match route {
+            Some(route) => (table.with_graphs([Arc::clone(&route)]), graphs.insert(key.clone(), route)),
+            None => (table.without_graph(&key.namespace, &key.name), graphs.remove(key)),
         };
-        self.publish(&all);
+        self.router.swap(table);
         before.is_some()
     }
 
-    fn publish(&self, all: &BTreeMap<ResourceKey, Service>) {
-        let routes = all.values().filter_map(|service| service.route.clone());
-        let tagged = all.values().flat_map(|service| service.labels.iter().cloned());
-        let graphs: Vec<Arc<GraphRoute>> = self.graphs.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes).with_tagged(tagged).with_graphs(graphs));
+    /// Puts what leads to a service now into the route table.
+    fn publish(&self, service: &mut Service) {
+        let now = Roads { route: service.route.clone(), labels: service.labels.clone() };
+        if !now.is_same(&service.published) {
+            self.router.swap(self.router.load().with(&service.published, &now));
+            service.published = now;
+        }
     }
 }

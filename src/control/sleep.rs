@@ -2,7 +2,7 @@
 
 use super::memory::{Reservation, resident_bytes};
 use super::mind::Mind;
-use super::services::{Loaded, Why};
+use super::services::{Loaded, Service, Why};
 use crate::api::{Kind, ResourceKey};
 use crate::observe;
 use crate::resolve::revision::RevisionName;
@@ -89,9 +89,9 @@ impl Mind {
 
     /// What models of other services take that stay, and what the service itself does: a load cannot count on either.
     pub(super) fn bytes_out_of_reach(&self, key: &ResourceKey) -> OutOfReach {
-        let (own, others): (Vec<Loaded>, Vec<Loaded>) = self.services.loaded().into_iter().partition(|loaded| loaded.key == *key);
-        let bytes = |loaded: Loaded| loaded.running.memory.bytes();
-        OutOfReach { own: own.into_iter().map(bytes).sum(), others: others.into_iter().filter(stays).map(bytes).sum() }
+        let stay = |service: &Service| !service.beside.is_empty() || service.scale.as_ref().is_some_and(|scale| scale.pinned);
+        let (own, others) = self.services.bytes_held(key, stay);
+        OutOfReach { own, others }
     }
 }
 

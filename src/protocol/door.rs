@@ -83,7 +83,7 @@ impl Door {
         let started = *self.ready.borrow();
         started
             && match &arrival.reach {
-                Reach::All => self.router.load().all().iter().all(serves),
+                Reach::All => self.router.load().all().all(serves),
                 Reach::Service(route) | Reach::Revision { route, .. } => serves(route),
                 Reach::Graph(graph) => graph.target.is_ok(),
             }

@@ -7,6 +7,7 @@ pub mod graph;
 pub mod repository;
 pub mod shadow;
 pub mod split;
+pub mod table;
 pub mod waker;
 pub(crate) mod work;
 
@@ -14,12 +15,12 @@ pub use graph::GraphRoute;
 pub use repository::Repository;
 pub use shadow::Shadow;
 pub use split::{Caller, Split};
+pub use table::{Roads, RouteTable};
 pub use waker::Waker;
 
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata};
 use crate::pool::ModelHandle;
 use arc_swap::ArcSwap;
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -83,128 +84,6 @@ pub struct Asleep {
     pub metadata: Arc<ModelMetadata>,
     /// Wakes it.
     pub waker: Waker,
-}
-
-/// All routes at one moment. Immutable; swapped whole.
-#[derive(Debug, Default)]
-pub struct RouteTable {
-    default_namespace: String,
-    /// By namespace, then service name.
-    services: HashMap<String, HashMap<String, Arc<Route>>>,
-    /// By model name, within the default namespace.
-    default_models: HashMap<Arc<str>, Arc<Route>>,
-    /// Every route, sorted by namespace and name.
-    all: Vec<Arc<Route>>,
-    /// Routes to single revisions, by namespace, then label.
-    tagged: HashMap<String, HashMap<Arc<str>, Arc<Route>>>,
-    /// The headers that decide the side of a request somewhere, in lower case.
-    sticky_headers: Vec<Arc<str>>,
-    /// Graphs by namespace, then name.
-    graphs: HashMap<String, HashMap<Arc<str>, Arc<GraphRoute>>>,
-}
-
-impl RouteTable {
-    /// Builds a table; where two services of the default namespace share a model name, the one that
-    /// comes first by service name answers to it.
-    #[must_use]
-    pub fn new(default_namespace: impl Into<String>, routes: impl IntoIterator<Item = impl Into<Arc<Route>>>) -> Self {
-        let default_namespace = default_namespace.into();
-        let mut all: Vec<Arc<Route>> = routes.into_iter().map(Into::into).collect();
-        all.sort_by(|a, b| (&a.namespace, &a.service).cmp(&(&b.namespace, &b.service)));
-        let mut table = Self { default_namespace, ..Self::default() };
-        for route in &all {
-            table.services.entry(route.namespace.clone()).or_default().insert(route.service.clone(), Arc::clone(route));
-            if route.namespace == table.default_namespace {
-                table.default_models.entry(Arc::clone(&route.model_name)).or_insert_with(|| Arc::clone(route));
-            }
-        }
-        let sticky = all.iter().filter_map(|route| match &route.target {
-            Target::Split(split) => split.sticky().cloned(),
-            _ => None,
-        });
-        table.sticky_headers = sticky.collect::<BTreeSet<_>>().into_iter().collect();
-        table.all = all;
-        table
-    }
-
-    /// The same with routes to single revisions, each under a label in front of its host, e.g. `latest-iris`.
-    #[must_use]
-    pub fn with_tagged(mut self, tagged: impl IntoIterator<Item = (Arc<str>, Arc<Route>)>) -> Self {
-        for (label, route) in tagged {
-            self.tagged.entry(route.namespace.clone()).or_default().insert(label, route);
-        }
-        self
-    }
-
-    /// The same table with these graphs.
-    #[must_use]
-    pub fn with_graphs(mut self, graphs: impl IntoIterator<Item = Arc<GraphRoute>>) -> Self {
-        for graph in graphs {
-            self.graphs.entry(graph.namespace.clone()).or_default().insert(Arc::clone(&graph.name), graph);
-        }
-        self
-    }
-
-    /// A graph by namespace and name.
-    #[must_use]
-    pub fn graph(&self, namespace: &str, name: &str) -> Option<&Arc<GraphRoute>> {
-        self.graphs.get(namespace)?.get(name)
-    }
-
-    /// A graph of the default namespace.
-    #[must_use]
-    pub fn default_graph(&self, name: &str) -> Option<&Arc<GraphRoute>> {
-        self.graph(&self.default_namespace, name)
-    }
-
-    /// The route a request is for.
-    ///
-    /// # Errors
-    /// `ModelNotFound` when no service of that scope has the model.
-    pub fn find(&self, scope: Scope<'_>, model: &str) -> Result<&Arc<Route>, InferenceError> {
-        let found = match scope {
-            Scope::Default => self.default_models.get(model),
-            Scope::Service { namespace, name } => self.service(namespace, name).filter(|route| &*route.model_name == model),
-            Scope::Tagged { namespace, label } => {
-                self.tagged(namespace, label).map(|(_, route)| route).filter(|route| &*route.model_name == model)
-            }
-        };
-        found.ok_or_else(|| InferenceError::ModelNotFound(model.chars().take(256).collect()))
-    }
-
-    /// The route of a service by namespace and name.
-    #[must_use]
-    pub fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Route>> {
-        self.services.get(namespace)?.get(name)
-    }
-
-    /// The routes of a scope, sorted by namespace and name: the default namespace's, or the one service's.
-    #[must_use]
-    pub fn routes(&self, scope: Scope<'_>) -> Vec<Arc<Route>> {
-        match scope {
-            Scope::Default => self.all.iter().filter(|route| route.namespace == self.default_namespace).cloned().collect(),
-            Scope::Service { namespace, name } => self.service(namespace, name).cloned().into_iter().collect(),
-            Scope::Tagged { namespace, label } => self.tagged(namespace, label).map(|(_, route)| Arc::clone(route)).into_iter().collect(),
-        }
-    }
-
-    /// The route to one revision by namespace and label.
-    #[must_use]
-    pub fn tagged(&self, namespace: &str, label: &str) -> Option<(&Arc<str>, &Arc<Route>)> {
-        self.tagged.get(namespace)?.get_key_value(label)
-    }
-
-    /// The headers that decide the side of a request somewhere, in lower case.
-    #[must_use]
-    pub fn sticky_headers(&self) -> &[Arc<str>] {
-        &self.sticky_headers
-    }
-
-    /// Every route of every namespace.
-    #[must_use]
-    pub fn all(&self) -> &[Arc<Route>] {
-        &self.all
-    }
 }
 
 impl Route {

@@ -36,7 +36,7 @@ fn graph(name: &str, router: RouterType, steps: Vec<Step>) -> Arc<GraphRoute> {
 /// The usual services, and graphs: `seq` and `all` of `echo`, `bad` of `fail`, `echo` that a service hides, `later` that is not ready.
 fn house(config: Config) -> House {
     let house = House::new(config);
-    let routes = house.doors.router.load().all().to_vec();
+    let routes = house.doors.router.load().all().cloned().collect::<Vec<_>>();
     let later =
         GraphRoute { namespace: "default".to_owned(), name: "later".into(), target: Err("Failed to find graph service x".to_owned()) };
     let graphs = [
