@@ -33,6 +33,7 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
         remove(&mind, &key);
         return Outcome::Done;
     };
+    super::logging::settle(&mind, &snapshot, &key, &stored);
     let plan = plan(&mind, &snapshot, &key, &stored);
     if let (Plan::Run(_) | Plan::Refuse(_), Some(spec)) = (&plan, mind.services.with(&key, |service| service.to_wake())) {
         return wake(mind, key, stored, spec, &plan, superseded).await;

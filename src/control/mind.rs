@@ -13,7 +13,7 @@ use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::threads::ThreadBudget;
 use crate::resolve::revision::{RevisionName, RuntimeRef};
-use crate::router::Route;
+use crate::router::{Logbook, Route};
 use crate::router::waker::Asks;
 use crate::storage::Storage;
 use crate::store::{FileChange, Reader, Stored, Writer};
@@ -63,6 +63,8 @@ pub(super) struct Mind {
     pub(super) memory: Arc<Memory>,
     /// Where the routes of models that sleep lead their requests.
     pub(super) asks: Asks,
+    /// Opens the loggers of services.
+    pub(super) logbook: Logbook,
     writer: Mutex<Writer>,
     drains: TaskTracker,
     gate: Gate,
@@ -88,7 +90,7 @@ impl Mind {
         engines: EngineRegistry,
         storage: Storage,
         services: Services,
-        (asks, announce): (Asks, Announce),
+        (asks, announce, logbook): (Asks, Announce, Logbook),
     ) -> Self {
         let memory = Arc::new(Memory::new(config.models_bytes_max, config.models_memory_percent));
         let writer = Writer::default();
@@ -108,6 +110,7 @@ impl Mind {
             announce,
             memory,
             asks,
+            logbook,
             writer: Mutex::new(writer),
             drains: TaskTracker::new(),
             gate,
@@ -189,6 +192,7 @@ impl Mind {
         };
         self.services.with(key, |service| {
             service.stage = Some(facts.stage.clone());
+            facts.not_yet_served = joined(facts.not_yet_served.take(), service.logger_problem.clone());
             facts.stage = effective(&facts.stage, service);
             facts.replicas = service.replicas;
             let serving = service.serving().map(RevisionName::to_string);
@@ -262,6 +266,14 @@ async fn let_go(route: Option<Arc<Route>>) {
     while Arc::strong_count(&route) > 1 {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Sentences that are there, one a line.
+fn joined(first: Option<String>, second: Option<String>) -> Option<String> {
+    match (first, second) {
+        (Some(first), Some(second)) if !first.contains(&second) => Some(format!("{first}\n{second}")),
+        (first, second) => first.or(second),
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod autoscale;
 mod inference_service;
+mod logging;
 mod manifests;
 mod memory;
 mod mind;
@@ -33,7 +34,7 @@ use crate::engine::EngineRegistry;
 use crate::inference::InferenceError;
 use crate::manifest::Options;
 use crate::router::repository::{Action, Command};
-use crate::router::{Router, waker};
+use crate::router::{Logbook, Router, waker};
 use crate::storage::Storage;
 use crate::store::Reader;
 use crate::validate::Defaults;
@@ -119,19 +120,20 @@ pub struct Control {
 impl Control {
     /// Starts to watch and to serve. Needs a tokio runtime.
     ///
-    /// `commands` are load and unload requests of clients; `announce` hears of each model that begins to serve.
+    /// `commands` are load and unload requests of clients; `announce` hears of each model that begins to serve; `logbook`
+    /// opens the loggers of services, and is ended by its owner after [`Control::unload`].
     #[must_use]
     pub fn start(
         config: Config,
         engines: EngineRegistry,
         storage: Storage,
         doors: (Router, mpsc::Receiver<Command>),
-        announce: Announce,
+        (announce, logbook): (Announce, Logbook),
     ) -> Self {
         let (router, commands) = doors;
         let services = Services::new(config.default_namespace.clone(), router);
         let (asks, asked_awake) = waker::channel();
-        let mind = Arc::new(Mind::new(config, engines, storage, services, (asks, announce)));
+        let mind = Arc::new(Mind::new(config, engines, storage, services, (asks, announce, logbook)));
         let stop = CancellationToken::new();
         // One letter that waits is enough: its reading will see every change up to then.
         let (rescan, asked) = mpsc::channel(1);

@@ -15,7 +15,7 @@ use crate::resolve::Defaults;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
 use crate::router::waker::{Ask, Asks, Sleep};
-use crate::router::{self, Route, RouteTable, Router, Target, Waker};
+use crate::router::{self, Logger, Route, RouteTable, Router, Target, Waker};
 use crate::storage::ModelDir;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -138,6 +138,10 @@ pub(super) struct Service {
     /// Clients that wait for the end of the next reconcile.
     pub(super) waiting: Vec<oneshot::Sender<Result<(), InferenceError>>>,
     pub(super) route: Option<Arc<Route>>,
+    /// Where copies of its requests and answers go.
+    pub(super) logger: Option<Logger>,
+    /// Why it has no logger, though it asks for one.
+    pub(super) logger_problem: Option<String>,
 }
 
 /// Replicas of a service.
@@ -347,6 +351,7 @@ impl Services {
 
     fn publish(&self, all: &BTreeMap<ResourceKey, Service>) {
         let routes = all.values().filter_map(|service| service.route.clone());
-        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes));
+        let loggers = all.values().filter_map(|service| service.logger.clone());
+        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes).with_loggers(loggers));
     }
 }

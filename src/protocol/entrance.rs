@@ -4,6 +4,7 @@ use super::body::discard;
 use super::door::{Arrival, Door};
 use super::error::Refusal;
 use super::guard::{Guard, host_of};
+use super::logging;
 use super::scope::{Host, Reach, with_path};
 use super::timed_body::{Timed, TimedMessages};
 use super::timing::{REQUEST_ID, client_timeout, priority, request_id};
@@ -80,8 +81,16 @@ impl Entrance {
             Err(refusal) => return refuse(&parts, body, refusal, grpc).await,
         };
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
+        let logged = if grpc { None } else { logging::conversation(&self.door.router.load(), &reach, &parts) };
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
-        if grpc { self.call(parts, body, arrived).await } else { ask(&self.http, Request::from_parts(parts, body)).await }
+        match logged {
+            _ if grpc => self.call(parts, body, arrived).await,
+            None => ask(&self.http, Request::from_parts(parts, body)).await,
+            Some(logged) => {
+                let body = logging::request_body(&logged, body);
+                logging::response(&logged, ask(&self.http, Request::from_parts(parts, body)).await)
+            }
+        }
     }
 
     async fn call(&self, parts: request::Parts, body: Body, arrived: Instant) -> Response {

@@ -21,6 +21,7 @@ mod http_infer;
 pub mod kube;
 mod limits;
 mod listener;
+mod logging;
 mod model_config;
 mod model_statistics;
 mod reply_body;

@@ -7,6 +7,7 @@
 pub mod batching;
 pub mod engine;
 pub mod error;
+pub mod logging;
 pub mod merge;
 pub mod placeholder;
 pub mod refusal;

@@ -3,9 +3,11 @@
 //! A lookup is one atomic load and one or two hash look-ups; it never waits for the control side, which
 //! swaps a whole new table.
 
+pub mod logger;
 pub mod repository;
 pub mod waker;
 
+pub use logger::{Logbook, Logger};
 pub use repository::Repository;
 pub use waker::Waker;
 
@@ -77,6 +79,8 @@ pub struct RouteTable {
     default_models: HashMap<Arc<str>, Arc<Route>>,
     /// Every route, sorted by namespace and name.
     all: Vec<Arc<Route>>,
+    /// By namespace, then service name: the services whose requests are logged.
+    loggers: HashMap<String, HashMap<String, Logger>>,
 }
 
 impl RouteTable {
@@ -96,6 +100,28 @@ impl RouteTable {
         }
         table.all = all;
         table
+    }
+
+    /// The same with loggers of services, each by namespace and service name.
+    #[must_use]
+    pub fn with_loggers(mut self, loggers: impl IntoIterator<Item = Logger>) -> Self {
+        for logger in loggers {
+            let spec = logger.spec();
+            self.loggers.entry(spec.namespace.clone()).or_default().insert(spec.service.clone(), logger.clone());
+        }
+        self
+    }
+
+    /// Whether any service is logged; where none is, nobody need look further.
+    #[must_use]
+    pub fn has_loggers(&self) -> bool {
+        !self.loggers.is_empty()
+    }
+
+    /// The logger of a service, if it has one.
+    #[must_use]
+    pub fn logger(&self, namespace: &str, name: &str) -> Option<&Logger> {
+        self.loggers.get(namespace)?.get(name)
     }
 
     /// The route a request is for.

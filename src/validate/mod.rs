@@ -19,7 +19,7 @@ use crate::manifest::Manifest;
 
 pub use defaulting::default_inference_service;
 pub use inference_service::inference_service;
-pub use later::not_yet_served;
+pub use later::{CLOUD_SCHEMES, not_yet_served};
 pub use serving_runtime::{runtime_conflicts, serving_runtime};
 pub use update::inference_service_update;
 

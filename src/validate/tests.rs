@@ -186,7 +186,9 @@ fn a_logger_needs_its_mode_and_the_whole_of_its_storage() {
     assert_eq!(found[0], "a.yaml:11:35: spec.predictor.logger.mode: invalid logger type\nhint: did you mean `all`?");
     assert!(told_of_predictor("logger: {url: http://x}")[0].contains("invalid logger type\nhint: one of `all`, `request`, `response`"));
     assert!(told_of_predictor("logger: {mode: all, storage: {path: x}}")[0].contains("invalid logger storage configuration"));
-    assert_eq!(told_of_predictor("logger: {mode: all}"), ["a.yaml:11:5: spec.predictor.logger: a request logger is not yet served"]);
+    assert!(told_of_predictor("logger: {mode: all, url: 'http://sink'}").is_empty());
+    let cloud = told_of_predictor("logger: {mode: all, url: 's3://logs/a'}");
+    assert_eq!(cloud, ["a.yaml:11:30: spec.predictor.logger.url: a request logger that writes to `s3://` is not yet served"]);
 }
 
 #[test]
