@@ -7,6 +7,7 @@ use super::events;
 use crate::resolve::logging::{HttpSink, LoggingSpec};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use http::header::CONTENT_LENGTH;
 use reqwest::{Certificate, Client, StatusCode, redirect};
 use std::error::Error;
 use std::time::{Duration, SystemTime};
@@ -79,7 +80,9 @@ async fn try_often(client: &Client, spec: &LoggingSpec, sink: &HttpSink, config:
 
 async fn post(client: &Client, spec: &LoggingSpec, sink: &HttpSink, record: &Record, body: Bytes) -> Result<(), Failure> {
     let headers = events::headers(spec, record, SystemTime::now());
-    let sent = client.post(&sink.url).headers(headers).body(body).send().await;
+    // Said also of a body without a byte: some servers wait for it.
+    let length = body.len();
+    let sent = client.post(&sink.url).headers(headers).header(CONTENT_LENGTH, length).body(body).send().await;
     let mut response = sent.map_err(|error| {
         let error_text = |error: reqwest::Error| chain(&error.without_url());
         if error.is_builder() { Failure::Final(error_text(error)) } else { Failure::MayPass(error_text(error)) }
