@@ -92,8 +92,7 @@ impl Server {
         let storage = Storage::new(config.storage.clone());
         let announce = Box::new(move |model: &control::ModelReady| banner.model_ready(model));
         let logbook = Logbook::new(config.logger.clone());
-        let control =
-            Control::start(control_config(&config), engines, storage, (router.clone(), commands), (announce, logbook.clone()));
+        let control = Control::start(control_config(&config), engines, storage, (router.clone(), commands), (announce, logbook.clone()));
         let (ready, told) = watch::channel(false);
         let mut errands = JoinSet::new();
         errands.spawn(follow(control.ready(), ready.clone()));

@@ -1,8 +1,10 @@
 //! KServe's resources as the user writes them.
 
 pub mod component;
+pub mod core;
 pub mod deployment_mode;
 pub mod inference_service;
+pub mod inference_service_config;
 pub(crate) mod inline;
 pub mod metadata;
 pub mod pod;
@@ -14,6 +16,7 @@ pub mod status;
 use std::fmt;
 use std::str::FromStr;
 
+use self::core::{ConfigMap, Secret, ServiceAccount};
 use inference_service::InferenceService;
 use metadata::ObjectMeta;
 use serving_runtime::ServingRuntime;
@@ -34,11 +37,18 @@ pub enum Kind {
     ServingRuntime,
     /// `serving.kserve.io/v1alpha1`, of the whole cluster.
     ClusterServingRuntime,
+    /// `v1`, namespaced: KServe's own settings, and certificates of loggers.
+    ConfigMap,
+    /// `v1`, namespaced.
+    Secret,
+    /// `v1`, namespaced.
+    ServiceAccount,
 }
 
 impl Kind {
     /// Every kind that is served.
-    pub const ALL: [Self; 3] = [Self::InferenceService, Self::ServingRuntime, Self::ClusterServingRuntime];
+    pub const ALL: [Self; 6] =
+        [Self::InferenceService, Self::ServingRuntime, Self::ClusterServingRuntime, Self::ConfigMap, Self::Secret, Self::ServiceAccount];
 
     /// The kind as written in YAML.
     #[must_use]
@@ -47,6 +57,9 @@ impl Kind {
             Self::InferenceService => "InferenceService",
             Self::ServingRuntime => "ServingRuntime",
             Self::ClusterServingRuntime => "ClusterServingRuntime",
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+            Self::ServiceAccount => "ServiceAccount",
         }
     }
 
@@ -57,15 +70,19 @@ impl Kind {
             Self::InferenceService => "inferenceservices",
             Self::ServingRuntime => "servingruntimes",
             Self::ClusterServingRuntime => "clusterservingruntimes",
+            Self::ConfigMap => "configmaps",
+            Self::Secret => "secrets",
+            Self::ServiceAccount => "serviceaccounts",
         }
     }
 
-    /// `serving.kserve.io/v1beta1` or `serving.kserve.io/v1alpha1`.
+    /// `serving.kserve.io/v1beta1`, `serving.kserve.io/v1alpha1`, or `v1` for Kubernetes' own kinds.
     #[must_use]
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::InferenceService => "serving.kserve.io/v1beta1",
             Self::ServingRuntime | Self::ClusterServingRuntime => "serving.kserve.io/v1alpha1",
+            Self::ConfigMap | Self::Secret | Self::ServiceAccount => "v1",
         }
     }
 
@@ -76,7 +93,16 @@ impl Kind {
             Self::InferenceService => &["inferenceservices", "inferenceservice", "isvc"],
             Self::ServingRuntime => &["servingruntimes", "servingruntime", "sr"],
             Self::ClusterServingRuntime => &["clusterservingruntimes", "clusterservingruntime", "csr"],
+            Self::ConfigMap => &["configmaps", "configmap", "cm"],
+            Self::Secret => &["secrets", "secret"],
+            Self::ServiceAccount => &["serviceaccounts", "serviceaccount", "sa"],
         }
+    }
+
+    /// Whether the kind is Kubernetes' own, and not KServe's.
+    #[must_use]
+    pub const fn is_core(self) -> bool {
+        matches!(self, Self::ConfigMap | Self::Secret | Self::ServiceAccount)
     }
 
     /// Whether resources of this kind live in a namespace.
@@ -131,6 +157,12 @@ pub enum Resource {
     ServingRuntime(Box<ServingRuntime>),
     /// What serves models of some formats, everywhere.
     ClusterServingRuntime(Box<ServingRuntime>),
+    /// Settings by name.
+    ConfigMap(Box<ConfigMap>),
+    /// Secret values by name.
+    Secret(Box<Secret>),
+    /// An account whose secrets open stores.
+    ServiceAccount(Box<ServiceAccount>),
 }
 
 impl Resource {
@@ -141,6 +173,9 @@ impl Resource {
             Self::InferenceService(_) => Kind::InferenceService,
             Self::ServingRuntime(_) => Kind::ServingRuntime,
             Self::ClusterServingRuntime(_) => Kind::ClusterServingRuntime,
+            Self::ConfigMap(_) => Kind::ConfigMap,
+            Self::Secret(_) => Kind::Secret,
+            Self::ServiceAccount(_) => Kind::ServiceAccount,
         }
     }
 
@@ -150,6 +185,9 @@ impl Resource {
         match self {
             Self::InferenceService(service) => &service.metadata,
             Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &runtime.metadata,
+            Self::ConfigMap(map) => &map.metadata,
+            Self::Secret(secret) => &secret.metadata,
+            Self::ServiceAccount(account) => &account.metadata,
         }
     }
 
@@ -159,6 +197,9 @@ impl Resource {
         match self {
             Self::InferenceService(service) => &mut service.metadata,
             Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &mut runtime.metadata,
+            Self::ConfigMap(map) => &mut map.metadata,
+            Self::Secret(secret) => &mut secret.metadata,
+            Self::ServiceAccount(account) => &mut account.metadata,
         }
     }
 

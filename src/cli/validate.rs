@@ -178,7 +178,7 @@ fn runtime_of(manifest: &Manifest) -> Option<(&ServingRuntime, bool)> {
     match &manifest.resource {
         Resource::ServingRuntime(runtime) => Some((runtime, false)),
         Resource::ClusterServingRuntime(runtime) => Some((runtime, true)),
-        Resource::InferenceService(_) => None,
+        _ => None,
     }
 }
 

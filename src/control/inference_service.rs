@@ -9,7 +9,7 @@ use crate::api::deployment_mode::annotation;
 use crate::api::status::FailureInfo;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::resolve::revision::RevisionSpec;
-use crate::resolve::scale::{ScaleSpec, scale_of};
+use crate::resolve::scale::{ScaleDefaults, ScaleSpec, scale_of};
 use crate::resolve::{Candidate, Defaults, ResolveError, resolve};
 use crate::store::{Snapshot, Stored, rfc3339};
 use std::path::Path;
@@ -34,6 +34,7 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
         return Outcome::Done;
     };
     super::logging::settle(&mind, &snapshot, &key, &stored);
+    super::ingress::settle(&mind, &snapshot, &key, &stored);
     let plan = plan(&mind, &snapshot, &key, &stored);
     if let (Plan::Run(_) | Plan::Refuse(_), Some(spec)) = (&plan, mind.services.with(&key, |service| service.to_wake())) {
         return wake(mind, key, stored, spec, &plan, superseded).await;
@@ -91,7 +92,8 @@ fn resolve_stored(mind: &Mind, snapshot: &Snapshot, stored: &Stored) -> Result<(
     let folder = stored.place.file.parent().unwrap_or(Path::new(""));
     let defaults = Defaults { engines: mind.engines.names().map(str::to_owned).collect(), ..Defaults::default() };
     let spec = resolve(service, folder, &candidates(snapshot), &defaults)?;
-    Ok((spec, scale_of(service, &mind.config.scaling.defaults)?))
+    let scaling = ScaleDefaults { deployment_mode: mind.mode_of(stored), ..mind.config.scaling.defaults.clone() };
+    Ok((spec, scale_of(service, &scaling)?))
 }
 
 /// Every runtime in the store.
@@ -105,7 +107,7 @@ fn candidate(stored: &Stored) -> Option<Candidate<'_>> {
     match &stored.defaulted {
         Resource::ServingRuntime(runtime) => Some(Candidate { runtime, cluster: false, created }),
         Resource::ClusterServingRuntime(runtime) => Some(Candidate { runtime, cluster: true, created }),
-        Resource::InferenceService(_) => None,
+        _ => None,
     }
 }
 

@@ -4,8 +4,9 @@
 
 use super::mind::Mind;
 use crate::api::deployment_mode::annotation;
-use crate::api::{Resource, ResourceKey};
-use crate::resolve::logging::{LoggerDefaults, logging_of};
+use crate::api::inference_service_config::LoggerSettings;
+use crate::api::{Kind, Resource, ResourceKey};
+use crate::resolve::logging::{LoggerDefaults, StorageDefaults, Tls, logging_of};
 use crate::router::Logger;
 use crate::store::{Snapshot, Stored};
 
@@ -32,7 +33,31 @@ pub(super) fn settle(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored
     }
 }
 
-/// What loggers get that do not say.
-fn defaults(_snapshot: &Snapshot, _namespace: &str) -> LoggerDefaults {
-    LoggerDefaults::default()
+/// What loggers get that do not say: the key `logger` of KServe's ConfigMap.
+fn defaults(snapshot: &Snapshot, namespace: &str) -> LoggerDefaults {
+    let Some(logger) = snapshot.settings().and_then(|settings| settings.logger.as_ref()) else { return LoggerDefaults::default() };
+    let storage = logger.storage.as_ref().map(|storage| StorageDefaults {
+        path: storage.path.clone(),
+        format: storage.parameters.as_ref().and_then(|parameters| parameters.get("format").cloned()),
+    });
+    LoggerDefaults {
+        url: logger.default_url.clone(),
+        tls: Tls {
+            skip_verify: logger.tls_skip_verify,
+            certificate_name: logger.ca_cert_file.clone(),
+            certificates_pem: certificates(snapshot, namespace, logger),
+        },
+        storage,
+        batch_size: logger.batch_size,
+        batch_interval: logger.batch_interval.clone(),
+    }
+}
+
+/// The certificates to trust, from the ConfigMap of the service's namespace. One that is missing is no mistake, as in KServe.
+fn certificates(snapshot: &Snapshot, namespace: &str, logger: &LoggerSettings) -> Option<String> {
+    let key = ResourceKey { kind: Kind::ConfigMap, namespace: namespace.to_owned(), name: logger.ca_bundle.clone() };
+    match &snapshot.get(&key)?.defaulted {
+        Resource::ConfigMap(map) => map.data.get(&logger.ca_cert_file).map(|text| text.0.clone()),
+        _ => None,
+    }
 }

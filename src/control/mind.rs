@@ -1,11 +1,13 @@
 //! What every reconcile shares: the store's one writer, what runs, the engines, and the status it tells.
 
 use super::Config;
+use super::ingress::Hosts;
 use super::memory::{Memory, give_back};
 use super::queue::Queue;
 use super::services::{Replicas, Retired, Running, Service, Services};
 use super::status::{Facts, Stage, status_of};
 use crate::api::deployment_mode::DeploymentMode;
+use crate::api::inference_service_config::InferenceServiceConfig;
 use crate::api::problem::Severity;
 use crate::api::{Kind, ResourceKey};
 use crate::engine::EngineRegistry;
@@ -13,8 +15,8 @@ use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::threads::ThreadBudget;
 use crate::resolve::revision::{RevisionName, RuntimeRef};
-use crate::router::{Logbook, Route};
 use crate::router::waker::Asks;
+use crate::router::{Logbook, Route};
 use crate::storage::Storage;
 use crate::store::{FileChange, Reader, Stored, Writer};
 use std::collections::BTreeSet;
@@ -117,6 +119,17 @@ impl Mind {
         }
     }
 
+    /// How services are deployed that do not say: as KServe's ConfigMap says, else as the configuration does.
+    pub(super) fn deployment_mode(&self) -> DeploymentMode {
+        self.reader.snapshot().settings().and_then(InferenceServiceConfig::deployment_mode).unwrap_or(self.config.deployment_mode)
+    }
+
+    /// The same for a service that was there before: it keeps the mode that its status recorded, as in KServe.
+    pub(super) fn mode_of(&self, stored: &Stored) -> DeploymentMode {
+        let recorded = stored.status.as_ref().and_then(|status| status.deployment_mode.parse().ok());
+        recorded.unwrap_or_else(|| self.deployment_mode())
+    }
+
     /// Whether every service found at start was tried.
     pub(super) fn ready(&self) -> watch::Receiver<bool> {
         self.gate.open.subscribe()
@@ -174,11 +187,13 @@ impl Mind {
     fn write_status(&self, writer: &mut Writer, key: &ResourceKey, stored: &Stored, stage: Stage, runtime: Option<&RuntimeRef>) {
         let metadata = stored.defaulted.metadata();
         let local = |label: &str| metadata.labels.get(label).is_some_and(|value| value == "cluster-local");
+        let hosts = Hosts::of(self.reader.snapshot().settings(), &self.config.domain);
         let mut facts = Facts {
             key,
             generation: stored.generation,
-            mode: DeploymentMode::of(metadata, self.config.deployment_mode),
-            domain: &self.config.domain,
+            mode: DeploymentMode::of(metadata, self.mode_of(stored)),
+            metadata,
+            hosts: &hosts,
             cluster_local: local("networking.kserve.io/visibility") || local("networking.knative.dev/visibility"),
             stage,
             runtime,

@@ -6,6 +6,7 @@
 
 mod autoscale;
 mod inference_service;
+mod ingress;
 mod logging;
 mod manifests;
 mod memory;
@@ -232,12 +233,20 @@ impl Watcher {
             let again = look.again;
             let new_folders = self.watch.follow(&look.folders);
             take(mind, look);
+            self.take_up_defaults(mind);
             if again {
                 tokio::time::sleep(mind.config.debounce * 2).await;
             } else if !new_folders {
                 return;
             }
             hint = Hint::Paths(std::collections::BTreeSet::new());
+        }
+    }
+
+    /// Files that are read from now on get the defaults that KServe's ConfigMap sets now.
+    fn take_up_defaults(&mut self, mind: &Mind) {
+        if let Some(reflector) = &mut self.reflector {
+            reflector.set_deployment_mode(mind.deployment_mode());
         }
     }
 
@@ -256,13 +265,14 @@ impl Watcher {
 /// Takes over what was read, tells of mistakes, and queues what must be looked at again.
 fn take(mind: &Mind, look: Look) {
     let mut changes = look.changes;
-    let before = mind.reader.snapshot();
+    let (before, mode) = (mind.reader.snapshot(), mind.deployment_mode());
     for (file, change) in &mut changes {
-        manifests::check_updates(change, &before, mind.config.deployment_mode);
+        manifests::check_updates(change, &before, mode);
         manifests::tell(file, change);
     }
     let keys = mind.apply(changes);
     let snapshot = mind.reader.snapshot();
+    mind.services.follow(ingress::ingress_of(snapshot.settings()));
     for key in keys.iter().flat_map(|key| related::keys_to_reconcile(&snapshot, key)) {
         mind.queue.add(key);
     }

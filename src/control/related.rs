@@ -1,5 +1,6 @@
 //! Which services must be looked at again when a runtime changes.
 
+use crate::api::inference_service_config::CONFIG_MAP;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::store::{Snapshot, Stored};
 
@@ -10,9 +11,17 @@ pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> V
         Kind::InferenceService => return vec![changed.clone()],
         Kind::ServingRuntime => Some(changed.namespace.as_str()),
         Kind::ClusterServingRuntime => None,
+        Kind::ConfigMap => return readers_of(snapshot, changed),
+        Kind::Secret | Kind::ServiceAccount => return Vec::new(),
     };
     let services = snapshot.of_kind(Kind::InferenceService, namespace);
     services.filter(|(_, stored)| may_use(stored, &changed.name)).map(|(key, _)| key.clone()).collect()
+}
+
+/// The services that a ConfigMap changes: all, where it is KServe's own; else those that may trust its certificates.
+fn readers_of(snapshot: &Snapshot, changed: &ResourceKey) -> Vec<ResourceKey> {
+    let namespace = (changed.name != CONFIG_MAP).then_some(changed.namespace.as_str());
+    snapshot.of_kind(Kind::InferenceService, namespace).map(|(key, _)| key.clone()).collect()
 }
 
 /// Whether a service names this runtime, or lets one be found for it.

@@ -15,8 +15,9 @@ use crate::resolve::Defaults;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
 use crate::router::waker::{Ask, Asks, Sleep};
-use crate::router::{self, Logger, Route, RouteTable, Router, Target, Waker};
+use crate::router::{self, Ingress, Logger, Route, RouteTable, Router, Target, Waker};
 use crate::storage::ModelDir;
+use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -140,6 +141,8 @@ pub(super) struct Service {
     pub(super) route: Option<Arc<Route>>,
     /// Where copies of its requests and answers go.
     pub(super) logger: Option<Logger>,
+    /// Hosts that a template gives it.
+    pub(super) hosts: Vec<String>,
     /// Why it has no logger, though it asks for one.
     pub(super) logger_problem: Option<String>,
 }
@@ -282,12 +285,14 @@ pub(super) struct Services {
     default_namespace: String,
     router: Router,
     all: Mutex<BTreeMap<ResourceKey, Service>>,
+    /// Where services are reached, if KServe's ConfigMap says so.
+    ingress: ArcSwapOption<Ingress>,
 }
 
 impl Services {
     /// None yet.
     pub(super) fn new(default_namespace: String, router: Router) -> Self {
-        Self { default_namespace, router, all: Mutex::default() }
+        Self { default_namespace, router, all: Mutex::default(), ingress: ArcSwapOption::empty() }
     }
 
     /// Looks at or changes one service; makes its entry when there is none.
@@ -349,9 +354,25 @@ impl Services {
         all.iter().filter_map(watched).collect()
     }
 
+    /// Lets the doors follow another ingress from now on.
+    pub(super) fn follow(&self, ingress: Option<Ingress>) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ingress.load().as_deref() != ingress.as_ref() {
+            self.ingress.store(ingress.map(Arc::new));
+            self.publish(&all);
+        }
+    }
+
     fn publish(&self, all: &BTreeMap<ResourceKey, Service>) {
         let routes = all.values().filter_map(|service| service.route.clone());
+        let hosts_of = |(key, service): (&ResourceKey, &Service)| {
+            let (key, hosts) = (key.clone(), service.hosts.clone());
+            hosts.into_iter().map(move |host| (host, key.namespace.clone(), key.name.clone()))
+        };
+        let hosts = all.iter().flat_map(hosts_of).collect::<Vec<_>>();
         let loggers = all.values().filter_map(|service| service.logger.clone());
-        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes).with_loggers(loggers));
+        self.router.swap(
+            RouteTable::new(self.default_namespace.clone(), routes).with_loggers(loggers).with_ingress(self.ingress.load_full(), hosts),
+        );
     }
 }

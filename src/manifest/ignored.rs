@@ -12,7 +12,7 @@ pub(super) fn reason(type_name: &str, field: &str) -> Option<&'static str> {
 
 /// Whether a field is not even read: another's status says nothing about what happens here.
 pub(super) fn is_unread(type_name: &str, field: &str) -> bool {
-    field == "status" && matches!(type_name, "InferenceService" | "ServingRuntime")
+    field == "status" && matches!(type_name, "InferenceService" | "ServingRuntime" | "ConfigMap" | "Secret" | "ServiceAccount")
 }
 
 /// Fields by the reason that is told.

@@ -9,12 +9,14 @@ mod kinds;
 mod places;
 mod reader;
 mod scalar;
+mod settings;
 mod text;
 mod tree;
 mod typed;
 
 use std::path::Path;
 
+use crate::api::core::{ConfigMap, Secret, ServiceAccount};
 use crate::api::inference_service::InferenceService;
 use crate::api::metadata::ObjectMeta;
 use crate::api::problem::{Problem, Severity};
@@ -134,7 +136,7 @@ impl FileReader<'_> {
                     let fault = Fault::at(document.tree.node(document.root).position, message);
                     self.report(Severity::Error, fault, resource.as_ref());
                 }
-                None => self.document(&document.tree, document.root, faulty),
+                None => self.document(&document.tree, document.root, faulty, chunk),
             }
         }
         if let Some(fault) = broken {
@@ -143,19 +145,19 @@ impl FileReader<'_> {
     }
 
     /// Reads one document; `faulty` when mistakes of YAML were already found in it.
-    fn document(&mut self, tree: &Tree, root: NodeId, faulty: bool) {
+    fn document(&mut self, tree: &Tree, root: NodeId, faulty: bool, chunk: text::Chunk<'_>) {
         if tree.is_null(root) {
             return;
         }
         match kinds::of(tree, root) {
             kinds::Document::Other(severity, fault) => self.report(severity, fault, None),
-            kinds::Document::List(items) => items.into_iter().for_each(|item| self.document(tree, item, faulty)),
-            kinds::Document::Resource(kind) => self.resource(tree, root, kind, faulty),
+            kinds::Document::List(items) => items.into_iter().for_each(|item| self.document(tree, item, faulty, chunk)),
+            kinds::Document::Resource(kind) => self.resource(tree, root, kind, faulty, chunk),
         }
     }
 
-    fn resource(&mut self, tree: &Tree, root: NodeId, kind: Kind, faulty: bool) {
-        let (resource, findings) = typed_resource(tree, root, kind);
+    fn resource(&mut self, tree: &Tree, root: NodeId, kind: Kind, faulty: bool, chunk: text::Chunk<'_>) {
+        let (resource, findings) = typed_resource(tree, root, kind, chunk);
         let mut good = !faulty && findings.errors.is_empty();
         let key = self.peek(tree, root);
         for (severity, faults) in
@@ -212,7 +214,7 @@ impl FileReader<'_> {
     }
 }
 
-fn typed_resource(tree: &Tree, root: NodeId, kind: Kind) -> (Option<Resource>, typed::Findings) {
+fn typed_resource(tree: &Tree, root: NodeId, kind: Kind, chunk: text::Chunk<'_>) -> (Option<Resource>, typed::Findings) {
     match kind {
         Kind::InferenceService => {
             let (service, findings) = typed::read::<InferenceService>(tree, root);
@@ -225,6 +227,22 @@ fn typed_resource(tree: &Tree, root: NodeId, kind: Kind) -> (Option<Resource>, t
         Kind::ClusterServingRuntime => {
             let (runtime, findings) = typed::read::<ServingRuntime>(tree, root);
             (runtime.map(|runtime| Resource::ClusterServingRuntime(Box::new(runtime))), findings)
+        }
+        Kind::ConfigMap => {
+            let (map, mut findings) = typed::read::<ConfigMap>(tree, root);
+            let map = map.map(|mut map| {
+                settings::take_up(tree, root, chunk, &mut map, &mut findings);
+                Resource::ConfigMap(Box::new(map))
+            });
+            (map, findings)
+        }
+        Kind::Secret => {
+            let (secret, findings) = typed::read_hidden::<Secret>(tree, root);
+            (secret.map(|secret| Resource::Secret(Box::new(secret))), findings)
+        }
+        Kind::ServiceAccount => {
+            let (account, findings) = typed::read::<ServiceAccount>(tree, root);
+            (account.map(|account| Resource::ServiceAccount(Box::new(account))), findings)
         }
     }
 }

@@ -117,7 +117,8 @@ impl Entrance {
     fn check(&self, parts: &mut request::Parts) -> Result<Reach, Refusal> {
         self.door.limits.check_head(parts)?;
         let table = self.door.router.load();
-        let addressing = &self.door.addressing;
+        let followed = table.ingress().map(|ingress| self.door.following(ingress));
+        let addressing = followed.as_ref().map_or(&self.door.addressing, |followed| &followed.1);
         let host = host_of(parts)?;
         let meaning = addressing.read_host(host, &table);
         self.guard.check(parts, host, &meaning, addressing)?;

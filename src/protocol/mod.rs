@@ -47,6 +47,7 @@ pub use listener::Listener;
 use crate::codec::DESCRIPTORS;
 use crate::codec::open_inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use crate::router::{Repository, Router};
+use arc_swap::ArcSwapOption;
 use door::Door;
 use entrance::Entrance;
 use limits::Limits;
@@ -97,6 +98,7 @@ impl Doors {
     pub fn open(self) -> OpenDoors {
         let door = Door {
             addressing: Addressing::new(&self.config.default_domain, &self.config.path_template),
+            followed: ArcSwapOption::empty(),
             limits: Limits::new(&self.config),
             regions: Regions::new(&self.config.shared_memory),
             router: self.router,

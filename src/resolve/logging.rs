@@ -237,7 +237,8 @@ fn folder_of(
         },
         batch_size: usize::try_from(logger.batch_size.unwrap_or(defaults.batch_size)).unwrap_or(1).max(1),
         batch_interval: interval.map_or(Ok(None), |text| {
-            let parsed = go_duration(text).ok_or_else(|| wrong(INTERVAL, format!("expected a duration such as `10s` or `1m30s`: `{text}`")))?;
+            let parsed =
+                go_duration(text).ok_or_else(|| wrong(INTERVAL, format!("expected a duration such as `10s` or `1m30s`: `{text}`")))?;
             Ok((!parsed.is_zero()).then_some(parsed))
         })?,
         tls: defaults.tls.clone(),
@@ -271,9 +272,9 @@ fn wrong(field: &'static str, message: impl Into<String>) -> LoggingError {
 #[must_use]
 pub fn is_canonical(name: &str) -> bool {
     let word = |word: &str| {
-        word.chars().enumerate().all(|(at, letter)| {
-            letter.is_ascii_digit() || !letter.is_ascii_alphanumeric() || letter.is_ascii_uppercase() == (at == 0)
-        })
+        word.chars()
+            .enumerate()
+            .all(|(at, letter)| letter.is_ascii_digit() || !letter.is_ascii_alphanumeric() || letter.is_ascii_uppercase() == (at == 0))
     };
     !name.is_empty() && name.split('-').all(word)
 }
@@ -304,7 +305,8 @@ mod tests {
 
     #[test]
     fn headers_are_copied_only_by_their_canonical_name() {
-        let spec = logging(r#"{"url":"http://x","mode":"all","metadataHeaders":["X-Request-Id","x-request-id","X-REQUEST-ID","Etag","A"]}"#);
+        let spec =
+            logging(r#"{"url":"http://x","mode":"all","metadataHeaders":["X-Request-Id","x-request-id","X-REQUEST-ID","Etag","A"]}"#);
         assert_eq!(spec.unwrap().metadata_headers, ["X-Request-Id", "Etag", "A"]);
     }
 

@@ -3,10 +3,12 @@
 //! A lookup is one atomic load and one or two hash look-ups; it never waits for the control side, which
 //! swaps a whole new table.
 
+mod ingress;
 pub mod logger;
 pub mod repository;
 pub mod waker;
 
+pub use ingress::Ingress;
 pub use logger::{Logbook, Logger};
 pub use repository::Repository;
 pub use waker::Waker;
@@ -81,6 +83,10 @@ pub struct RouteTable {
     all: Vec<Arc<Route>>,
     /// By namespace, then service name: the services whose requests are logged.
     loggers: HashMap<String, HashMap<String, Logger>>,
+    /// What the doors follow instead of what they were started with.
+    ingress: Option<Arc<Ingress>>,
+    /// Services by a host that nothing but a table can tell.
+    hosts: HashMap<String, Arc<Route>>,
 }
 
 impl RouteTable {
@@ -110,6 +116,30 @@ impl RouteTable {
             self.loggers.entry(spec.namespace.clone()).or_default().insert(spec.service.clone(), logger.clone());
         }
         self
+    }
+
+    /// The same with where services are reached, and with hosts that a template gives them: each with namespace and name.
+    #[must_use]
+    pub fn with_ingress(mut self, ingress: Option<Arc<Ingress>>, hosts: impl IntoIterator<Item = (String, String, String)>) -> Self {
+        self.ingress = ingress;
+        for (host, namespace, name) in hosts {
+            if let Some(route) = self.service(&namespace, &name).cloned() {
+                self.hosts.entry(host).or_insert(route);
+            }
+        }
+        self
+    }
+
+    /// Where services are reached, if that is not what the doors were started with.
+    #[must_use]
+    pub fn ingress(&self) -> Option<&Arc<Ingress>> {
+        self.ingress.as_ref()
+    }
+
+    /// The service that a template gave this host, in lower case.
+    #[must_use]
+    pub fn by_host(&self, host: &str) -> Option<&Arc<Route>> {
+        self.hosts.get(host)
     }
 
     /// Whether any service is logged; where none is, nobody need look further.

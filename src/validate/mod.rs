@@ -5,6 +5,7 @@
 mod canary;
 mod component;
 mod container;
+mod core;
 mod defaulting;
 mod inference_service;
 mod later;
@@ -80,6 +81,9 @@ pub fn check(manifest: &mut Manifest, defaults: &Defaults) -> Vec<Problem> {
             violations.extend(later(not_yet_served(service)));
         }
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => violations.extend(serving_runtime(runtime)),
+        Resource::ConfigMap(map) => violations.extend(core::config_map(map)),
+        Resource::Secret(secret) => violations.extend(core::secret(secret)),
+        Resource::ServiceAccount(account) => violations.extend(core::service_account(account)),
     }
     let problem = |violation: Violation| manifest.problem(violation.severity, violation.field, violation.message, violation.hint);
     violations.into_iter().map(problem).collect()

@@ -1,9 +1,9 @@
 //! Delivery to a folder: records gathered to files of KServe's layout, each written aside and then renamed.
 
 use super::config::Config;
+use super::events;
 use super::news::News;
 use super::record::Record;
-use super::events;
 use crate::resolve::logging::{FolderSink, LogFormat, LoggingSpec};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,9 +1,9 @@
 //! Delivery to a web server: a few records at once, each tried a few times within its deadline.
 
 use super::config::Config;
+use super::events;
 use super::news::News;
 use super::record::Record;
-use super::events;
 use crate::resolve::logging::{HttpSink, LoggingSpec};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -48,7 +48,8 @@ fn client(sink: &HttpSink, config: &Config) -> Result<Client, String> {
         .pool_max_idle_per_host(config.deliveries_max)
         .tls_danger_accept_invalid_certs(sink.tls.skip_verify);
     if let Some(pem) = &sink.tls.certificates_pem {
-        let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| format!("the logger's certificates: {}", chain(&error)))?;
+        let certificates =
+            Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| format!("the logger's certificates: {}", chain(&error)))?;
         builder = builder.tls_certs_merge(certificates);
     }
     builder.build().map_err(|error| chain(&error))
