@@ -62,8 +62,8 @@ impl Hosts {
         if mode == DeploymentMode::Knative {
             return format!("{name}.{namespace}.{domain}");
         }
-        let made = self.template.as_ref().and_then(|template| filled(template, name, domain, metadata));
-        made.unwrap_or_else(|| format!("{name}-{namespace}.{domain}"))
+        let by_template = self.template.as_ref().and_then(|template| filled(template, name, domain, metadata));
+        by_template.unwrap_or_else(|| format!("{name}-{namespace}.{domain}"))
     }
 }
 

@@ -183,7 +183,8 @@ impl<'t> Document<'t> {
             wrong("urlScheme", format!("must be `http` or `https`, found `{}`", ingress.url_scheme));
         }
         let path = &ingress.path_template;
-        if !path.is_empty() && !(path.starts_with('/') && path.contains(".Name") && path.contains(".Namespace")) {
+        let complete = path.starts_with('/') && path.contains(".Name") && path.contains(".Namespace");
+        if !path.is_empty() && !complete {
             wrong("pathTemplate", format!("must start with `/` and name `{{{{ .Namespace }}}}` and `{{{{ .Name }}}}`: `{path}`"));
         }
         if !path.is_empty() && ingress.ingress_domain.is_empty() {

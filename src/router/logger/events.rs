@@ -6,6 +6,7 @@ use crate::store::rfc3339;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
+use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// All headers of the event; `sent` is now.
@@ -52,7 +53,9 @@ fn ascii_json(value: &impl Serialize) -> String {
             ascii.push(letter);
         } else {
             let mut units = [0; 2];
-            letter.encode_utf16(&mut units).iter().for_each(|unit| ascii.push_str(&format!("\\u{unit:04x}")));
+            for unit in letter.encode_utf16(&mut units) {
+                write!(ascii, "\\u{unit:04x}").expect("a text takes more text because it grows");
+            }
         }
     }
     ascii
