@@ -88,6 +88,15 @@ pub struct Secret {
     pub immutable: Option<bool>,
 }
 
+impl Secret {
+    /// The same without the annotation in which `kubectl apply` keeps a copy of all values.
+    #[must_use]
+    pub fn without_last_applied(mut self) -> Self {
+        self.metadata.annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        self
+    }
+}
+
 /// A value that prints itself as `***`, in whatever form.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Hidden(String);

@@ -238,7 +238,7 @@ fn typed_resource(tree: &Tree, root: NodeId, kind: Kind, chunk: text::Chunk<'_>)
         }
         Kind::Secret => {
             let (secret, findings) = typed::read_hidden::<Secret>(tree, root);
-            (secret.map(|secret| Resource::Secret(Box::new(secret))), findings)
+            (secret.map(|secret| Resource::Secret(Box::new(secret.without_last_applied()))), findings)
         }
         Kind::ServiceAccount => {
             let (account, findings) = typed::read::<ServiceAccount>(tree, root);

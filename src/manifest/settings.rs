@@ -176,6 +176,10 @@ impl<'t> Document<'t> {
     }
 
     fn check_ingress(&self, ingress: &IngressSettings, findings: &mut Findings) {
+        if ingress.url_scheme == "https" {
+            let how = "approximated: statuses tell `https`; the doors speak plain HTTP, for a proxy to wrap";
+            findings.meaningless.push(fault(self.locate("urlScheme"), "ingress.urlScheme", how));
+        }
         let mut wrong = |field: &str, message: String| {
             findings.errors.push(fault(self.locate(field), &format!("ingress.{field}"), message));
         };
@@ -187,6 +191,9 @@ impl<'t> Document<'t> {
         if !path.is_empty() && !complete {
             wrong("pathTemplate", format!("must start with `/` and name `{{{{ .Namespace }}}}` and `{{{{ .Name }}}}`: `{path}`"));
         }
+        if let Some(unknown) = unknown_placeholder(&ingress.domain_template) {
+            wrong("domainTemplate", format!("unknown placeholder: `{unknown}`"));
+        }
         if !path.is_empty() && ingress.ingress_domain.is_empty() {
             wrong("pathTemplate", "needs `ingressDomain`".to_owned());
         }
@@ -195,6 +202,15 @@ impl<'t> Document<'t> {
     fn locate(&self, field: &str) -> Position {
         self.tree.entry(self.root, field).map_or(self.key.position, |entry| moved(entry.position, self.places, self.key))
     }
+}
+
+/// A placeholder of a host's template that KServe does not fill.
+fn unknown_placeholder(template: &str) -> Option<&str> {
+    let placeholders = template.split("{{").skip(1).map(|part| part.split("}}").next().unwrap_or(part).trim());
+    let known = |name: &str| {
+        matches!(name, ".Name" | ".Namespace" | ".IngressDomain") || name.starts_with(".Labels.") || name.starts_with(".Annotations.")
+    };
+    placeholders.into_iter().find(|name| !known(name))
 }
 
 /// How the places of a text within the file are told, and the lines of the file before the text.

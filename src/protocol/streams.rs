@@ -94,7 +94,7 @@ mod tests {
             for stream in streams {
                 executor.execute(stream);
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         (arrivals, connection)
     }

@@ -3,7 +3,7 @@
 use super::scale::go_duration;
 use crate::api::component::{LoggerSpec, LoggerStorageSpec};
 use crate::api::inference_service::InferenceService;
-use crate::validate::CLOUD_SCHEMES;
+use crate::validate::{CLOUD_SCHEMES, canonical_header};
 use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
 use std::time::Duration;
@@ -188,7 +188,7 @@ pub fn logging_of(service: &InferenceService, defaults: &LoggerDefaults) -> Resu
         },
         sink: sink_of(service, logger, url, defaults)?,
         // Go looks headers up by their canonical name alone, so another spelling never finds any.
-        metadata_headers: logger.metadata_headers.iter().filter(|name| is_canonical(name)).cloned().collect(),
+        metadata_headers: logger.metadata_headers.iter().filter(|name| canonical_header(name) == **name).cloned().collect(),
         annotations: logger.metadata_annotations.iter().filter_map(annotation).collect(),
     }))
 }
@@ -266,17 +266,6 @@ fn below(service: &InferenceService, path: &str) -> Result<PathBuf, LoggingError
 
 fn wrong(field: &'static str, message: impl Into<String>) -> LoggingError {
     LoggingError { field, message: message.into() }
-}
-
-/// Whether a header's name is spelled as Go's `CanonicalMIMEHeaderKey` does: `X-Request-Id`.
-#[must_use]
-pub fn is_canonical(name: &str) -> bool {
-    let word = |word: &str| {
-        word.chars()
-            .enumerate()
-            .all(|(at, letter)| letter.is_ascii_digit() || !letter.is_ascii_alphanumeric() || letter.is_ascii_uppercase() == (at == 0))
-    };
-    !name.is_empty() && name.split('-').all(word)
 }
 
 #[cfg(test)]

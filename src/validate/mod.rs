@@ -18,6 +18,7 @@ use crate::api::deployment_mode::DeploymentMode;
 use crate::api::problem::{Problem, Severity, did_you_mean};
 use crate::manifest::Manifest;
 
+pub use component::canonical_header;
 pub use defaulting::default_inference_service;
 pub use inference_service::inference_service;
 pub use later::{CLOUD_SCHEMES, not_yet_served};

@@ -6,6 +6,8 @@ import gzip
 import http.server
 import json
 import socket
+import ssl
+import subprocess
 import threading
 import time
 import uuid
@@ -225,3 +227,33 @@ def test_what_cannot_be_written_to_is_told_and_the_model_is_served(daemon):
     condition = daemon.condition("iris", "NotYetServed")
     assert "iris.yaml:" in condition["message"] and "`s3://`" in condition["message"]
     assert condition["message"].count("s3://") == 1
+
+
+def certificate(folder):
+    """A certificate for 127.0.0.1 and its key."""
+    names = [str(folder / name) for name in ["cert.pem", "key.pem"]]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=sink", "-out", names[0], "-keyout", names[1]]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return names
+
+
+@pytest.mark.parametrize("trust", ["nobody", "bundle", "anybody"])
+def test_a_sink_behind_tls_is_checked_as_the_config_map_says(daemon, sink, tmp_path, trust):
+    files = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    sink.server.socket = context.wrap_socket(sink.server.socket, server_side=True)
+    settings = {"bundle": {"caBundle": "certs", "caCertFile": "ca.crt"}, "anybody": {"tlsSkipVerify": True}}.get(trust, {})
+    head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: %s}\ndata:\n"
+    pem = "".join(f"    {line}\n" for line in (tmp_path / "cert.pem").read_text().splitlines())
+    daemon.write("certs.yaml", head % ("certs", "default") + "  ca.crt: |\n" + pem)
+    daemon.write("settings.yaml", head % ("inferenceservice-config", "kserve") + f"  logger: {json.dumps(settings)}\n")
+    start(daemon, logged(sink.url.replace("http:", "https:")), "logger: {attempts_max: 1}\n")
+    body = body_of(daemon)
+    assert ask(daemon, body=body)[0] == 200
+    if trust == "nobody":
+        daemon.wait_for(lambda: metric(daemon, "kserved_logger_dropped_total", reason="undelivered") >= 4, 10, "gives up")
+        assert not sink.events
+    else:
+        daemon.wait_for(lambda: body in [event.data for event in sink.of(REQUEST)], 10, "delivers")

@@ -66,7 +66,8 @@ pub(super) const KEYS: &[Key] = &[
         fields: &[
             ("ingressDomain", Honoured),
             ("additionalIngressDomains", Honoured),
-            ("urlScheme", Approximated("approximated: statuses tell this scheme; the doors speak plain HTTP, for a proxy to wrap")),
+            // `https` is remarked on where it is read.
+            ("urlScheme", Honoured),
             ("pathTemplate", Approximated("approximated: services answer below this path; their statuses tell their hosts")),
             ("domainTemplate", Honoured),
             ("enableGatewayApi", NO_MESH),
@@ -173,6 +174,7 @@ pub(super) const KEYS: &[Key] = &[
             ("memoryLimit", FETCHES_ITSELF),
             ("caBundleConfigMapName", FETCHES_ITSELF),
             ("caBundleVolumeMountPath", FETCHES_ITSELF),
+            ("enableDirectPvcVolumeMount", FETCHES_ITSELF),
             ("enableModelcar", FETCHES_ITSELF),
             ("enableOciModelSupport", FETCHES_ITSELF),
             ("ociModelMode", FETCHES_ITSELF),

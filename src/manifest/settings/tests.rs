@@ -72,6 +72,26 @@ fn what_is_not_json_is_refused_at_its_place() {
 }
 
 #[test]
+fn the_page_about_settings_names_every_key() {
+    let page = include_str!("../../../docs/configuration.md");
+    let unnamed: Vec<&str> = super::KEYS.iter().map(|key| key.name).filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert!(unnamed.is_empty(), "docs/configuration.md lacks {unnamed:?}");
+}
+
+#[test]
+fn addresses_that_cannot_be_made_are_refused() {
+    for (ingress, message) in [
+        ("{ingressDomain: a.b, urlScheme: ftp}", "must be `http` or `https`, found `ftp`"),
+        ("{ingressDomain: a.b, pathTemplate: /x}", "must start with `/` and name"),
+        ("{pathTemplate: '/{{ .Namespace }}/{{ .Name }}'}", "needs `ingressDomain`"),
+        ("{ingressDomain: a.b, domainTemplate: '{{ .Nme }}.x'}", "unknown placeholder: `.Nme`"),
+    ] {
+        let told = told(&format!("  ingress: {ingress}\n"));
+        assert!(told.iter().any(|told| told.contains(message)), "{told:?}");
+    }
+}
+
+#[test]
 fn a_key_without_meaning_is_remarked_on_once_and_its_fields_are_known() {
     let parsed = read("  storageInitializer: '{\"image\": \"a\", \"memoryLimit\": \"1Gi\", \"imge\": \"b\"}'\n");
     let found: Vec<(Severity, &str)> = parsed.problems.iter().map(|problem| (problem.severity, problem.field.as_str())).collect();

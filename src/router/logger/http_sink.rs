@@ -12,6 +12,7 @@ use reqwest::{Certificate, Client, StatusCode, redirect};
 use std::error::Error;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
+use url::Url;
 
 /// What a sink's server may send back and is read, so that its connection can be used again.
 const REPLY_BYTES_MAX: usize = 64 << 10;
@@ -26,7 +27,7 @@ enum Failure {
 
 /// Delivers records until there are no more.
 pub(super) async fn deliver(spec: &LoggingSpec, sink: &HttpSink, config: &Config, news: &News, records: impl Stream<Item = Record>) {
-    let client = &client(sink, config);
+    let (client, shown) = (&client(sink, config), &shown(&sink.url));
     let deliver_one = |record: Record| async move {
         let outcome = match client {
             Ok(client) => try_often(client, spec, sink, config, &record).await,
@@ -34,7 +35,7 @@ pub(super) async fn deliver(spec: &LoggingSpec, sink: &HttpSink, config: &Config
         };
         match outcome {
             Ok(()) => news.delivered(1),
-            Err(error) => news.undelivered(&sink.url, 1, &error),
+            Err(error) => news.undelivered(shown, 1, &error),
         }
     };
     records.for_each_concurrent(config.deliveries_max.max(1), deliver_one).await;
@@ -104,6 +105,16 @@ async fn post(client: &Client, spec: &LoggingSpec, sink: &HttpSink, record: &Rec
     }
 }
 
+/// An address without what may be secret in it: user, password and query.
+fn shown(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return String::new() };
+    // They fail for addresses that can have neither.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.to_string()
+}
+
 /// An error and what it comes from, in one line.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -113,4 +124,14 @@ fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_tells_no_password() {
+        assert_eq!(shown("https://me:word@sink/a?token=x"), "https://sink/a");
+    }
 }
