@@ -191,6 +191,24 @@ def test_a_sink_that_hangs_loses_records_while_serving_goes_on(daemon):
         assert time.monotonic() - began < 30, "the end waits within its bound"
 
 
+def test_large_bodies_for_a_sink_that_hangs_take_no_more_memory_than_they_may(daemon):
+    with socket.socket() as hanging:
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen(64)
+        config = "logger: {service_bytes_max: 16777216, drain_s: 1}\n"
+        start(daemon, logged(f"http://127.0.0.1:{hanging.getsockname()[1]}/", mode="request"), config)
+        name = daemon.client.get("/v2/models/iris").json()["inputs"][0]["name"]
+        rows = 50_000
+        body = json.dumps({"inputs": [{"name": name, "shape": [rows, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2] * rows}]}).encode()
+        for _ in range(5):
+            assert ask(daemon, body=body)[0] == 200
+        before = daemon.rss_mib()
+        for _ in range(60):
+            assert ask(daemon, body=body)[0] == 200
+        assert metric(daemon, "kserved_logger_dropped_total", reason="full") > 30
+        assert daemon.rss_mib() - before < 40, "60 MiB passed, 16 MiB may wait"
+
+
 def test_a_sink_that_is_gone_is_told_once(daemon):
     start(daemon, logged("http://127.0.0.1:9/"), "logger: {attempts_max: 1}\n")
     body = body_of(daemon)

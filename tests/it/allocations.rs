@@ -11,11 +11,13 @@ use kserved::inference::{ModelMetadata, TensorSpec};
 use kserved::pool::threads::ThreadBudget;
 use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::protocol::{Config, Doors};
-use kserved::router::{Repository, Route, RouteTable, Router, Target};
+use kserved::resolve::logging::{HttpSink, LogMode, LoggingSpec, Sink, Tls};
+use kserved::router::{Logbook, Repository, Route, RouteTable, Router, Target, logger};
 use kserved::tensor::{DataType, Tensor};
 use prost::Message;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
@@ -97,6 +99,19 @@ fn table() -> RouteTable {
     RouteTable::new("default", [Route { namespace, service, model_name: "m".into(), timeout_s: 60, batcher_replies: false, target }])
 }
 
+/// The logger of a service that no request here is for.
+fn logging_of_another() -> LoggingSpec {
+    LoggingSpec {
+        namespace: "default".to_owned(),
+        service: "another".to_owned(),
+        component: "predictor",
+        mode: LogMode::All,
+        sink: Sink::Http(HttpSink { url: "http://127.0.0.1:9/".to_owned(), tls: Tls::default() }),
+        metadata_headers: Vec::new(),
+        annotations: BTreeMap::new(),
+    }
+}
+
 /// A server on a thread of its own; a letter to the sender asks for that thread's count.
 struct Server {
     address: SocketAddr,
@@ -112,7 +127,9 @@ fn serve() -> Server {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
             let router = Router::default();
-            router.swap(table());
+            // That another service is logged costs this one nothing.
+            let logbook = Logbook::new(logger::Config::default());
+            router.swap(table().with_loggers([logbook.open(logging_of_another())]));
             let (_ready, ready) = watch::channel(true);
             let (repository, _commands) = Repository::channel();
             let doors = Doors { router, ready, metrics: Arc::new(String::new), repository, kube: None, config: Config::default() }.open();
