@@ -83,39 +83,32 @@ enum Places {
 
 impl<'t> Document<'t> {
     fn of(tree: &'t Tree, key: &'t Entry, chunk: Chunk<'_>) -> Result<Self, Fault> {
-        let text = match &tree.node(key.value).value {
-            Value::Mapping(_) => {
-                return Ok(Self { tree: Held::Borrowed(tree), root: key.value, key, places: Places::Same });
-            }
-            Value::Sequence(_) => return Err(fault(key.position, &key.key, "must be JSON text or a mapping, found a list")),
-            Value::Scalar(scalar) => &scalar.text,
-        };
-        let (places, lines_before) = places_of(key, chunk);
-        let place = |line: usize, column: usize| {
-            let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-            let position = Position { line: number(line).saturating_add(lines_before), column: number(column) };
-            moved(position, places, key)
-        };
-        if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
-            let message = error.to_string();
-            let message = message.split(" at line ").next().unwrap_or_default();
-            return Err(fault(place(error.line(), error.column()), &key.key, format!("not JSON: {message}")));
+        match &tree.node(key.value).value {
+            Value::Mapping(_) => Ok(Self { tree: Held::Borrowed(tree), root: key.value, key, places: Places::Same }),
+            Value::Sequence(_) => Err(fault(key.position, &key.key, "must be JSON text or a mapping, found a list")),
+            Value::Scalar(scalar) => Self::of_json(&scalar.text, key, chunk),
         }
+    }
+
+    fn of_json(text: &str, key: &'t Entry, chunk: Chunk<'_>) -> Result<Self, Fault> {
+        let (places, lines_before) = places_of(key, chunk);
+        check_json(text, key, (places, lines_before))?;
+        let wrong = |found: Fault| Fault { position: moved(found.position, places, key), ..fault(key.position, &key.key, found.message) };
         // JSON is YAML, but for tabs between its words.
         let spaced = text.replace('\t', " ");
         let (documents, broken) = reader::read(Chunk { text: &spaced, lines_before });
-        if let Some(broken) = broken {
-            return Err(Fault { position: moved(broken.position, places, key), ..fault(key.position, &key.key, broken.message) });
+        let is_object = |document: &reader::Document| matches!(document.tree.node(document.root).value, Value::Mapping(_));
+        let document = documents.into_iter().next().filter(is_object);
+        let Some(document) = document else {
+            return Err(broken.map_or_else(|| fault(key.position, &key.key, "must be a JSON object"), wrong));
+        };
+        if let Some(mistake) = broken.or(document.faults.into_iter().next()) {
+            return Err(wrong(mistake));
         }
-        let document = documents.into_iter().next().filter(|document| matches!(document.tree.node(document.root).value, Value::Mapping(_)));
-        let Some(document) = document else { return Err(fault(key.position, &key.key, "must be a JSON object")) };
-        if let Some(twice) = document.faults.into_iter().next() {
-            return Err(Fault { position: moved(twice.position, places, key), ..fault(key.position, &key.key, twice.message) });
+        match document.tree.excess(document.root) {
+            Some(excess) => Err(fault(key.position, &key.key, excess)),
+            None => Ok(Self { root: document.root, tree: Held::Owned(document.tree), key, places }),
         }
-        if let Some(excess) = document.tree.excess(document.root) {
-            return Err(fault(key.position, &key.key, excess));
-        }
-        Ok(Self { root: document.root, tree: Held::Owned(document.tree), key, places })
     }
 
     /// Puts what is followed into the settings, and says what becomes of the rest.
@@ -211,6 +204,16 @@ fn unknown_placeholder(template: &str) -> Option<&str> {
         matches!(name, ".Name" | ".Namespace" | ".IngressDomain") || name.starts_with(".Labels.") || name.starts_with(".Annotations.")
     };
     placeholders.into_iter().find(|name| !known(name))
+}
+
+/// Only what JSON allows: a cluster would refuse the rest of YAML.
+fn check_json(text: &str, key: &Entry, (places, lines_before): (Places, u32)) -> Result<(), Fault> {
+    let Err(error) = serde_json::from_str::<IgnoredAny>(text) else { return Ok(()) };
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let position = Position { line: number(error.line()).saturating_add(lines_before), column: number(error.column()) };
+    let message = error.to_string();
+    let message = message.split(" at line ").next().unwrap_or_default();
+    Err(fault(moved(position, places, key), &key.key, format!("not JSON: {message}")))
 }
 
 /// How the places of a text within the file are told, and the lines of the file before the text.
