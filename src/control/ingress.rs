@@ -91,10 +91,11 @@ fn filled(template: &str, name: &str, domain: &str, metadata: &ObjectMeta) -> Op
 
 /// What the doors follow; nothing where the ConfigMap says nothing of it.
 pub(super) fn ingress_of(settings: Option<&InferenceServiceConfig>) -> Option<Ingress> {
-    let IngressSettings { ingress_domain, additional_ingress_domains, path_template, .. } = settings?.ingress.clone()?;
+    let IngressSettings { ingress_domain, additional_ingress_domains, path_template, domain_template, .. } = settings?.ingress.clone()?;
     let domains = [ingress_domain].into_iter().chain(additional_ingress_domains).filter(|domain| !domain.is_empty()).collect();
-    let ingress = Ingress { domains, path_template };
-    (ingress != Ingress::default()).then_some(ingress)
+    let ingress = Ingress { domains, path_template, ..Ingress::default() };
+    // With a template of hosts alone, too, there is something to follow: the hosts.
+    (ingress != Ingress::default() || !domain_template.is_empty()).then_some(ingress)
 }
 
 /// Brings the hosts of a service that only a template gives to what is asked for.
@@ -102,9 +103,7 @@ pub(super) fn settle(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored
     let Resource::InferenceService(service) = &stored.defaulted else { return };
     let mode = DeploymentMode::of(&service.metadata, mind.mode_of(stored));
     let hosts = Hosts::of(snapshot.settings(), &mind.config.domain).by_template(&service.metadata, mode);
-    if mind.services.with(key, |service| service.hosts != hosts) {
-        mind.services.with_route(key, |service| service.hosts = hosts);
-    }
+    mind.services.set_hosts(key, hosts);
 }
 
 #[cfg(test)]

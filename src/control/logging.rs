@@ -29,7 +29,7 @@ pub(super) fn settle(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored
     }
     if changed {
         let logger = wanted.map(|spec| mind.logbook.open(spec));
-        mind.services.with_route(key, |service| service.logger = logger);
+        mind.services.set_logger(key, logger);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::resolve::Defaults;
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
 use crate::router::waker::{Ask, Asks, Sleep};
-use crate::router::{self, Ingress, Logger, Route, RouteTable, Router, Target, Waker};
+use crate::router::{self, Ingress, Logger, Loggers, Route, RouteTable, Router, Target, Waker};
 use crate::storage::ModelDir;
 use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
@@ -320,6 +320,12 @@ impl Services {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let removed = all.remove(key);
         self.publish(&all);
+        if removed.as_ref().is_some_and(|service| service.logger.is_some()) {
+            self.publish_loggers(&all);
+        }
+        if removed.as_ref().is_some_and(|service| !service.hosts.is_empty()) {
+            self.publish_ingress(&all);
+        }
         removed
     }
 
@@ -328,6 +334,7 @@ impl Services {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let services = std::mem::take(&mut *all);
         self.publish(&all);
+        self.publish_loggers(&all);
         services.into_values().collect()
     }
 
@@ -354,25 +361,47 @@ impl Services {
         all.iter().filter_map(watched).collect()
     }
 
+    /// Lets another logger see a service's requests from now on.
+    pub(super) fn set_logger(&self, key: &ResourceKey, logger: Option<Logger>) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(key.clone()).or_default().logger = logger;
+        self.publish_loggers(&all);
+    }
+
+    /// Gives a service the hosts that only a template tells.
+    pub(super) fn set_hosts(&self, key: &ResourceKey, hosts: Vec<String>) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = all.entry(key.clone()).or_default();
+        if service.hosts != hosts {
+            service.hosts = hosts;
+            self.publish_ingress(&all);
+        }
+    }
+
     /// Lets the doors follow another ingress from now on.
     pub(super) fn follow(&self, ingress: Option<Ingress>) {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if self.ingress.load().as_deref() != ingress.as_ref() {
             self.ingress.store(ingress.map(Arc::new));
-            self.publish(&all);
+            self.publish_ingress(&all);
         }
+    }
+
+    fn publish_loggers(&self, all: &BTreeMap<ResourceKey, Service>) {
+        self.router.set_loggers(Loggers::new(all.values().filter_map(|service| service.logger.clone())));
+    }
+
+    fn publish_ingress(&self, all: &BTreeMap<ResourceKey, Service>) {
+        let of_service = |(key, service): (&ResourceKey, &Service)| {
+            let of = (key.namespace.clone(), key.name.clone());
+            service.hosts.clone().into_iter().map(move |host| (host, of.clone()))
+        };
+        let hosts = all.iter().flat_map(of_service).collect();
+        self.router.follow(self.ingress.load().as_deref().map(|ingress| Ingress { hosts, ..ingress.clone() }));
     }
 
     fn publish(&self, all: &BTreeMap<ResourceKey, Service>) {
         let routes = all.values().filter_map(|service| service.route.clone());
-        let hosts_of = |(key, service): (&ResourceKey, &Service)| {
-            let (key, hosts) = (key.clone(), service.hosts.clone());
-            hosts.into_iter().map(move |host| (host, key.namespace.clone(), key.name.clone()))
-        };
-        let hosts = all.iter().flat_map(hosts_of).collect::<Vec<_>>();
-        let loggers = all.values().filter_map(|service| service.logger.clone());
-        self.router.swap(
-            RouteTable::new(self.default_namespace.clone(), routes).with_loggers(loggers).with_ingress(self.ingress.load_full(), hosts),
-        );
+        self.router.swap(RouteTable::new(self.default_namespace.clone(), routes));
     }
 }

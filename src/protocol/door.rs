@@ -28,7 +28,7 @@ pub(crate) struct Door {
     pub(crate) metrics: Arc<dyn Fn() -> String + Send + Sync>,
     pub(crate) repository: Repository,
     pub(crate) addressing: Addressing,
-    /// The addressing that was made of the last ingress seen in the route table.
+    /// The addressing that was made of the last ingress that the router told.
     pub(crate) followed: ArcSwapOption<(Arc<Ingress>, Addressing)>,
     pub(crate) limits: Limits,
     pub(crate) regions: Option<Regions>,
@@ -47,7 +47,7 @@ impl Door {
         Ok(Arc::clone(self.router.load().find(arrival.reach.scope(), model)?))
     }
 
-    /// How hosts and paths are read while the route table says this of it.
+    /// How hosts and paths are read while the router tells this of it.
     pub(crate) fn following(&self, ingress: &Arc<Ingress>) -> Arc<(Arc<Ingress>, Addressing)> {
         if let Some(made) = self.followed.load_full().filter(|made| Arc::ptr_eq(&made.0, ingress)) {
             return made;

@@ -81,7 +81,7 @@ impl Entrance {
             Err(refusal) => return refuse(&parts, body, refusal, grpc).await,
         };
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
-        let logged = if grpc { None } else { logging::conversation(&self.door.router.load(), &reach, &parts) };
+        let logged = if grpc { None } else { logging::conversation(&self.door.router, &reach, &parts) };
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority });
         match logged {
             _ if grpc => self.call(parts, body, arrived).await,
@@ -117,7 +117,7 @@ impl Entrance {
     fn check(&self, parts: &mut request::Parts) -> Result<Reach, Refusal> {
         self.door.limits.check_head(parts)?;
         let table = self.door.router.load();
-        let followed = table.ingress().map(|ingress| self.door.following(ingress));
+        let followed = self.door.router.ingress().as_ref().map(|ingress| self.door.following(ingress));
         let addressing = followed.as_ref().map_or(&self.door.addressing, |followed| &followed.1);
         let host = host_of(parts)?;
         let meaning = addressing.read_host(host, &table);

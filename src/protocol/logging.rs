@@ -1,11 +1,11 @@
 //! Copies for request loggers: which service a request reaches, and the bytes that pass on its way in and out.
 //!
 //! What is copied are the bytes on the wire, packed as they came, for that is what KServe's agent sees in front of its
-//! server. Bodies are shared, not copied; a service without a logger pays for one look at the route table.
+//! server. Bodies are shared, not copied; a service without a logger pays for one atomic load.
 
 use super::scope::Reach;
 use crate::router::logger::{Conversation, Copying, Side};
-use crate::router::{RouteTable, Scope};
+use crate::router::{Router, Scope};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -19,15 +19,17 @@ use std::task::{Context, Poll};
 const MODEL_PATHS: [&str; 3] = ["/v2/repository/models/", "/v2/models/", "/v1/models/"];
 
 /// The copy of a request that reaches a service with a logger.
-pub(super) fn conversation(table: &RouteTable, reach: &Reach, parts: &request::Parts) -> Option<Conversation> {
-    if !table.has_loggers() {
+pub(super) fn conversation(router: &Router, reach: &Reach, parts: &request::Parts) -> Option<Conversation> {
+    let loggers = router.loggers();
+    if loggers.is_empty() {
         return None;
     }
     let logger = match reach {
-        Reach::Service(route) => table.logger(&route.namespace, &route.service),
+        Reach::Service(route) => loggers.of(&route.namespace, &route.service),
         Reach::All => {
+            let table = router.load();
             let route = table.find(Scope::Default, &model_of(parts.uri.path())?).ok()?;
-            table.logger(&route.namespace, &route.service)
+            loggers.of(&route.namespace, &route.service)
         }
     };
     logger?.begin(&parts.headers)

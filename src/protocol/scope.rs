@@ -8,6 +8,7 @@ use crate::router::{Ingress, Route, RouteTable, Scope};
 use http::Uri;
 use http::uri::PathAndQuery;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ pub(crate) struct Addressing {
     /// `.example.com`
     domains: Vec<String>,
     template: Vec<Segment>,
+    /// Namespace and name of services by a host that only a template gives them.
+    hosts: HashMap<String, (String, String)>,
 }
 
 /// One part of a path template between two slashes.
@@ -71,7 +74,7 @@ impl Addressing {
     pub(crate) fn new(domain: &str, template: &str) -> Self {
         let template: Vec<Segment> = template.split('/').filter(|part| !part.is_empty()).map(Segment::read).collect();
         let complete = template.contains(&Segment::Namespace) && template.contains(&Segment::Name);
-        Self { domains: vec![suffix(domain)], template: if complete { template } else { Vec::new() } }
+        Self { domains: vec![suffix(domain)], template: if complete { template } else { Vec::new() }, hosts: HashMap::new() }
     }
 
     /// The same where KServe's ConfigMap says otherwise.
@@ -79,13 +82,13 @@ impl Addressing {
         let domains =
             if ingress.domains.is_empty() { self.domains.clone() } else { ingress.domains.iter().map(|domain| suffix(domain)).collect() };
         let template = Self::new("", &ingress.path_template).template;
-        Self { domains, template: if template.is_empty() { self.template.clone() } else { template } }
+        Self { domains, template: if template.is_empty() { self.template.clone() } else { template }, hosts: ingress.hosts.clone() }
     }
 
     /// What a host name, without its port, says about a service.
     pub(crate) fn read_host(&self, host: &str, table: &RouteTable) -> Host {
         let host = lower_case(host.trim_end_matches('.'));
-        if let Some(route) = table.by_host(&host) {
+        if let Some(route) = self.hosts.get(&*host).and_then(|(namespace, name)| table.service(namespace, name)) {
             return Host::Service(Arc::clone(route));
         }
         if !host.contains('.') || host.parse::<IpAddr>().is_ok() {
@@ -256,6 +259,7 @@ mod tests {
         let ingress = |domains: &[&str], path: &str| Ingress {
             domains: domains.iter().map(|&domain| domain.to_owned()).collect(),
             path_template: path.to_owned(),
+            ..Ingress::default()
         };
         let followed = own.following(&ingress(&["a.b", "c.d"], ""));
         for (host, found) in [("iris-default.a.b", true), ("iris.default.c.d", true), ("iris.default.example.com", false)] {
@@ -270,9 +274,11 @@ mod tests {
 
     #[test]
     fn a_host_that_a_template_gave_is_its_services() {
-        let host = ("live.iris.a.b".to_owned(), "default".to_owned(), "iris".to_owned());
-        let table = RouteTable::new("default", [route("default", "iris")]).with_ingress(None, [host]);
-        assert!(matches!(Addressing::new("a.b", "").read_host("LIVE.iris.a.b", &table), Host::Service(_)));
+        let host = |name: &str| (format!("live.{name}.a.b"), ("default".to_owned(), name.to_owned()));
+        let ingress = Ingress { hosts: [host("iris"), host("gone")].into(), ..Ingress::default() };
+        let followed = Addressing::new("a.b", "").following(&ingress);
+        assert!(matches!(followed.read_host("LIVE.iris.a.b", &table()), Host::Service(_)));
+        assert!(matches!(followed.read_host("live.gone.a.b", &table()), Host::Unknown));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Where services are reached, as KServe's ConfigMap says it at this moment.
 
+use std::collections::HashMap;
+
 /// Domains and the path below which services answer; an empty one leaves what the doors were started with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ingress {
@@ -7,4 +9,6 @@ pub struct Ingress {
     pub domains: Vec<String>,
     /// The path, e.g. `/serving/{{ .Namespace }}/{{ .Name }}`.
     pub path_template: String,
+    /// Namespace and name of services by a host that only a template gives them, in lower case.
+    pub hosts: HashMap<String, (String, String)>,
 }

@@ -9,13 +9,13 @@ pub mod repository;
 pub mod waker;
 
 pub use ingress::Ingress;
-pub use logger::{Logbook, Logger};
+pub use logger::{Logbook, Logger, Loggers};
 pub use repository::Repository;
 pub use waker::Waker;
 
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata};
 use crate::pool::ModelHandle;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -81,12 +81,6 @@ pub struct RouteTable {
     default_models: HashMap<Arc<str>, Arc<Route>>,
     /// Every route, sorted by namespace and name.
     all: Vec<Arc<Route>>,
-    /// By namespace, then service name: the services whose requests are logged.
-    loggers: HashMap<String, HashMap<String, Logger>>,
-    /// What the doors follow instead of what they were started with.
-    ingress: Option<Arc<Ingress>>,
-    /// Services by a host that nothing but a table can tell.
-    hosts: HashMap<String, Arc<Route>>,
 }
 
 impl RouteTable {
@@ -106,52 +100,6 @@ impl RouteTable {
         }
         table.all = all;
         table
-    }
-
-    /// The same with loggers of services, each by namespace and service name.
-    #[must_use]
-    pub fn with_loggers(mut self, loggers: impl IntoIterator<Item = Logger>) -> Self {
-        for logger in loggers {
-            let spec = logger.spec();
-            self.loggers.entry(spec.namespace.clone()).or_default().insert(spec.service.clone(), logger.clone());
-        }
-        self
-    }
-
-    /// The same with where services are reached, and with hosts that a template gives them: each with namespace and name.
-    #[must_use]
-    pub fn with_ingress(mut self, ingress: Option<Arc<Ingress>>, hosts: impl IntoIterator<Item = (String, String, String)>) -> Self {
-        self.ingress = ingress;
-        for (host, namespace, name) in hosts {
-            if let Some(route) = self.service(&namespace, &name).cloned() {
-                self.hosts.entry(host).or_insert(route);
-            }
-        }
-        self
-    }
-
-    /// Where services are reached, if that is not what the doors were started with.
-    #[must_use]
-    pub fn ingress(&self) -> Option<&Arc<Ingress>> {
-        self.ingress.as_ref()
-    }
-
-    /// The service that a template gave this host, in lower case.
-    #[must_use]
-    pub fn by_host(&self, host: &str) -> Option<&Arc<Route>> {
-        self.hosts.get(host)
-    }
-
-    /// Whether any service is logged; where none is, nobody need look further.
-    #[must_use]
-    pub fn has_loggers(&self) -> bool {
-        !self.loggers.is_empty()
-    }
-
-    /// The logger of a service, if it has one.
-    #[must_use]
-    pub fn logger(&self, namespace: &str, name: &str) -> Option<&Logger> {
-        self.loggers.get(namespace)?.get(name)
     }
 
     /// The route a request is for.
@@ -222,6 +170,8 @@ impl Route {
 #[derive(Debug, Clone, Default)]
 pub struct Router {
     table: Arc<ArcSwap<RouteTable>>,
+    loggers: Arc<ArcSwap<Loggers>>,
+    ingress: Arc<ArcSwapOption<Ingress>>,
 }
 
 impl Router {
@@ -233,6 +183,26 @@ impl Router {
     /// Puts a new table in place; requests from now on see it.
     pub fn swap(&self, table: RouteTable) {
         self.table.store(Arc::new(table));
+    }
+
+    /// Whose requests are logged, as it is now.
+    pub fn loggers(&self) -> arc_swap::Guard<Arc<Loggers>> {
+        self.loggers.load()
+    }
+
+    /// Lets these loggers see requests from now on, and no others.
+    pub fn set_loggers(&self, loggers: Loggers) {
+        self.loggers.store(Arc::new(loggers));
+    }
+
+    /// Where services are reached, if that is not what the doors were started with.
+    pub fn ingress(&self) -> arc_swap::Guard<Option<Arc<Ingress>>> {
+        self.ingress.load()
+    }
+
+    /// Lets the doors follow this from now on.
+    pub fn follow(&self, ingress: Option<Ingress>) {
+        self.ingress.store(ingress.map(Arc::new));
     }
 
     /// Asks the model behind a route; wakes it when it sleeps, within the deadline.

@@ -12,7 +12,7 @@ use kserved::pool::threads::ThreadBudget;
 use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::protocol::{Config, Doors};
 use kserved::resolve::logging::{HttpSink, LogMode, LoggingSpec, Sink, Tls};
-use kserved::router::{Logbook, Repository, Route, RouteTable, Router, Target, logger};
+use kserved::router::{Logbook, Loggers, Repository, Route, RouteTable, Router, Target, logger};
 use kserved::tensor::{DataType, Tensor};
 use prost::Message;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -129,7 +129,8 @@ fn serve() -> Server {
             let router = Router::default();
             // That another service is logged costs this one nothing.
             let logbook = Logbook::new(logger::Config::default());
-            router.swap(table().with_loggers([logbook.open(logging_of_another())]));
+            router.swap(table());
+            router.set_loggers(Loggers::new([logbook.open(logging_of_another())]));
             let (_ready, ready) = watch::channel(true);
             let (repository, _commands) = Repository::channel();
             let doors = Doors { router, ready, metrics: Arc::new(String::new), repository, kube: None, config: Config::default() }.open();

@@ -1,6 +1,6 @@
 //! Copies of requests and answers for those who ask for them, never on the request's road.
 //!
-//! A service with a `logger` has a [`Logger`] in the route table. The doors hand it the bytes they saw; they wait in a
+//! A service with a `logger` has a [`Logger`], kept beside the route table. The doors hand it the bytes they saw; they wait in a
 //! bounded buffer of that service until its sink took them. Whatever the sink does, serving goes on: what finds no room is
 //! dropped and counted. Each service has its own buffer and its own deliveries, so a sink that hangs harms nobody else's.
 //!
@@ -24,6 +24,7 @@ use futures::stream::{self, Stream};
 use http::HeaderMap;
 use news::News;
 use record::Record;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,37 @@ struct Inner {
 impl fmt::Debug for Logger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Logger").field("spec", &self.inner.spec).finish_non_exhaustive()
+    }
+}
+
+/// Whose requests are logged: the loggers at one moment, by namespace and then by service.
+#[derive(Debug, Default)]
+pub struct Loggers {
+    services: HashMap<String, HashMap<String, Logger>>,
+}
+
+impl Loggers {
+    /// These loggers, each of its own service.
+    #[must_use]
+    pub fn new(loggers: impl IntoIterator<Item = Logger>) -> Self {
+        let mut services: HashMap<String, HashMap<String, Logger>> = HashMap::new();
+        for logger in loggers {
+            let (namespace, service) = (logger.spec().namespace.clone(), logger.spec().service.clone());
+            services.entry(namespace).or_default().insert(service, logger);
+        }
+        Self { services }
+    }
+
+    /// Whether no service is logged, so that nobody need look further.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// The logger of a service, if it has one.
+    #[must_use]
+    pub fn of(&self, namespace: &str, service: &str) -> Option<&Logger> {
+        self.services.get(namespace)?.get(service)
     }
 }
 
