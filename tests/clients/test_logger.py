@@ -152,6 +152,15 @@ def test_the_bytes_are_those_of_the_wire(daemon, sink):
     packed = gzip.compress(body)
     assert ask(daemon, body=packed, content_encoding="gzip")[0] == 200
     daemon.wait_for(lambda: packed in [event.data for event in sink.of(REQUEST)], 10, "delivers the packed body")
+    large = body.replace(b"[1, 4]", b"[5000, 4]").replace(b"[5.1, 3.5, 1.4, 0.2]", b"[" + b",".join([b"5.1, 3.5, 1.4, 0.2"] * 5000) + b"]")
+    pieces = [large[at : at + 7000] for at in range(0, len(large), 7000)]
+    assert ask(daemon, body=iter(pieces))[0] == 200
+    daemon.wait_for(lambda: large in [event.data for event in sink.of(REQUEST)], 10, "delivers the body that came in pieces")
+    over_http2 = ["curl", "-s", "--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{http_code}", "--data-binary", "@-"]
+    over_http2 += ["-H", "content-type: application/json", "-H", "ce-id: over-2", f"http://{daemon.http}/v2/models/iris/infer"]
+    assert subprocess.run(over_http2, input=large, capture_output=True, timeout=30, check=True).stdout == b"200"
+    found = daemon.wait_for(lambda: [event.data for event in sink.of(REQUEST) if event["id"] == "over-2"], 10, "delivers what came over HTTP/2")
+    assert found == [large]
     assert not sink.of(RESPONSE)
 
 
