@@ -13,7 +13,7 @@ use crate::api::problem::did_you_mean;
 use crate::engine::onnx::OnnxConfig;
 use crate::place::Place;
 use crate::protocol::{self, ApiKey};
-use crate::router::graph;
+use crate::router::{graph, logger};
 use crate::storage;
 use layers::Layers;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,8 @@ pub struct Config {
     pub storage: storage::Config,
     /// Watching and rolling out.
     pub control: Control,
+    /// Copies of requests and answers, where services ask for them.
+    pub logger: logger::Config,
     /// The end.
     pub shutdown: Shutdown,
     /// What is written to stderr.
@@ -82,6 +84,7 @@ impl Default for Config {
             onnx: OnnxConfig::default(),
             storage: storage::Config::default(),
             control: Control::default(),
+            logger: logger::Config::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
         }

@@ -73,6 +73,17 @@ pub fn optimised_graph(result: &'static str) {
     metrics::counter!("kserved_optimised_graphs_total", "result" => result).increment(1);
 }
 
+/// Records of a service's logger that were lost; `reason` is `full`, `undelivered` or `shutdown`. `service` is one that a
+/// resource declares, so the label is bounded.
+pub fn logger_dropped(service: &str, reason: &'static str, records: u64) {
+    metrics::counter!("kserved_logger_dropped_total", "service" => service.to_owned(), "reason" => reason).increment(records);
+}
+
+/// Records of a service's logger that its sink took.
+pub fn logger_delivered(service: &str, records: u64) {
+    metrics::counter!("kserved_logger_delivered_total", "service" => service.to_owned()).increment(records);
+}
+
 /// The metrics of one pool, looked up once; labels `model` and `revision`.
 #[derive(Debug, Clone)]
 pub struct PoolMetrics {

@@ -14,7 +14,7 @@ use crate::engine::onnx::OnnxLoader;
 use crate::protocol::{self, Doors, Listener, OpenDoors, kube};
 use crate::resolve::scale::ScaleDefaults;
 use crate::router::graph::Graphs;
-use crate::router::{Repository, Router};
+use crate::router::{Logbook, Repository, Router};
 use crate::shutdown::{Shutdown, Signals};
 use crate::storage::Storage;
 use crate::telemetry::{self, Metrics};
@@ -63,6 +63,7 @@ pub struct Server {
     http: SocketAddr,
     grpc: SocketAddr,
     control: Control,
+    logbook: Logbook,
     ready: watch::Sender<bool>,
     /// Ends watches, which would go on for ever.
     ending: watch::Sender<bool>,
@@ -92,7 +93,8 @@ impl Server {
         let (router, (repository, commands)) = (Router::default(), Repository::channel());
         let storage = Storage::new(config.storage.clone());
         let announce = Box::new(move |model: &control::ModelReady| banner.model_ready(model));
-        let control = Control::start(control_config(&config), engines, storage, (router.clone(), commands), announce);
+        let logbook = Logbook::new(config.logger.clone());
+        let control = Control::start(control_config(&config), engines, storage, (router.clone(), commands), (announce, logbook.clone()));
         let (ready, told) = watch::channel(false);
         let mut errands = JoinSet::new();
         errands.spawn(follow(control.ready(), ready.clone()));
@@ -111,7 +113,7 @@ impl Server {
         let listeners = [(Kind::Http, http.into()), (Kind::Grpc, grpc.into())].into_iter().chain(unix);
         let doors = serve(doors, listeners, &accepting);
         let grace = Duration::from_secs(config.shutdown.grace_s);
-        Ok(Self { http: http_address, grpc: grpc_address, control, ready, ending, accepting, doors, sockets, errands, grace })
+        Ok(Self { http: http_address, grpc: grpc_address, control, logbook, ready, ending, accepting, doors, sockets, errands, grace })
     }
 
     /// Where HTTP is served.
@@ -145,7 +147,7 @@ impl Server {
     }
 
     /// Takes everything down: not ready, no more changes, no more connections, requests in flight within the
-    /// grace period, then pools and weights.
+    /// grace period, then pools and weights, then what loggers still have to deliver.
     pub async fn stop(mut self) {
         self.errands.shutdown().await;
         self.ready.send_replace(false);
@@ -163,6 +165,7 @@ impl Server {
             self.doors.shutdown().await;
         }
         self.control.unload(deadline.saturating_duration_since(Instant::now())).await;
+        self.logbook.end().await;
         tracing::info!("ended");
     }
 }

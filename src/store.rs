@@ -5,6 +5,7 @@
 //! last good resources of a broken file, and counts generations. Readers take a [`Snapshot`]: one atomic
 //! load, never a lock. Time comes in as an argument.
 
+use crate::api::inference_service_config::{CONFIG_MAP, CONFIG_NAMESPACE, InferenceServiceConfig};
 use crate::api::problem::Problem;
 use crate::api::status::{InferenceGraphStatus, InferenceServiceStatus};
 use crate::api::{Kind, Resource, ResourceKey};
@@ -107,6 +108,9 @@ impl Stored {
         metadata.insert("resourceVersion".to_owned(), json!(self.resource_version.to_string()));
         metadata.insert("generation".to_owned(), json!(self.generation));
         metadata.insert("creationTimestamp".to_owned(), json!(rfc3339(self.creation_timestamp)));
+        if key.kind.is_core() {
+            return core_json(&key, metadata, &written);
+        }
         let mut object = json!({
             "apiVersion": key.kind.api_version(),
             "kind": key.kind.name(),
@@ -142,6 +146,25 @@ impl Snapshot {
     #[must_use]
     pub fn get(&self, key: &ResourceKey) -> Option<&Arc<Stored>> {
         self.resources.get(key)
+    }
+
+    /// KServe's own settings: those in the namespace `kserve` where it has some, else the first by namespace.
+    #[must_use]
+    pub fn settings(&self) -> Option<&InferenceServiceConfig> {
+        let settings = |stored: &'_ Arc<Stored>| match &stored.defaulted {
+            Resource::ConfigMap(map) => map.settings.is_some(),
+            _ => false,
+        };
+        let named = |namespace: &str| ResourceKey { kind: Kind::ConfigMap, namespace: namespace.to_owned(), name: CONFIG_MAP.to_owned() };
+        let own = self.get(&named(CONFIG_NAMESPACE)).filter(|stored| settings(stored));
+        let found = own.or_else(|| {
+            let all = self.resources.range(named("")..).take_while(|(key, _)| key.kind == Kind::ConfigMap);
+            all.map(|(_, stored)| stored).find(|stored| settings(stored))
+        });
+        match &found?.defaulted {
+            Resource::ConfigMap(map) => map.settings.as_deref(),
+            _ => None,
+        }
     }
 
     /// The resources of a kind by namespace and name; of one namespace when it is given.
@@ -446,6 +469,20 @@ fn changed(stored: &Stored, declared: &Declared, problems: Vec<Problem>, resourc
     }
 }
 
+/// A resource without `spec`: its own fields stand beside `metadata`.
+fn core_json(key: &ResourceKey, mut metadata: Map<String, Value>, written: &Value) -> Value {
+    metadata.remove("generation");
+    let mut object = json!({ "apiVersion": key.kind.api_version(), "kind": key.kind.name(), "metadata": metadata });
+    for (field, value) in written.as_object().into_iter().flatten().filter(|(field, _)| object_field(field)) {
+        object[field] = value.clone();
+    }
+    object
+}
+
+fn object_field(field: &str) -> bool {
+    !matches!(field, "metadata" | "apiVersion" | "kind")
+}
+
 fn spec_json(resource: &Resource) -> Option<Value> {
     tree(resource).get("spec").cloned()
 }
@@ -455,6 +492,9 @@ fn tree(resource: &Resource) -> Value {
         Resource::InferenceService(service) => plain(service),
         Resource::InferenceGraph(graph) => plain(graph),
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => plain(runtime),
+        Resource::ConfigMap(map) => plain(map),
+        Resource::Secret(secret) => plain(secret),
+        Resource::ServiceAccount(account) => plain(account),
     }
 }
 

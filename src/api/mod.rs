@@ -1,9 +1,11 @@
 //! KServe's resources as the user writes them.
 
 pub mod component;
+pub mod core;
 pub mod deployment_mode;
 pub mod inference_graph;
 pub mod inference_service;
+pub mod inference_service_config;
 pub(crate) mod inline;
 pub mod metadata;
 pub mod pod;
@@ -15,6 +17,7 @@ pub mod status;
 use std::fmt;
 use std::str::FromStr;
 
+use self::core::{ConfigMap, Secret, ServiceAccount};
 use inference_graph::InferenceGraph;
 use inference_service::InferenceService;
 use metadata::ObjectMeta;
@@ -38,11 +41,25 @@ pub enum Kind {
     ServingRuntime,
     /// `serving.kserve.io/v1alpha1`, of the whole cluster.
     ClusterServingRuntime,
+    /// `v1`, namespaced: KServe's own settings, and certificates of loggers.
+    ConfigMap,
+    /// `v1`, namespaced.
+    Secret,
+    /// `v1`, namespaced.
+    ServiceAccount,
 }
 
 impl Kind {
     /// Every kind that is served.
-    pub const ALL: [Self; 4] = [Self::InferenceService, Self::InferenceGraph, Self::ServingRuntime, Self::ClusterServingRuntime];
+    pub const ALL: [Self; 7] = [
+        Self::InferenceService,
+        Self::InferenceGraph,
+        Self::ServingRuntime,
+        Self::ClusterServingRuntime,
+        Self::ConfigMap,
+        Self::Secret,
+        Self::ServiceAccount,
+    ];
 
     /// The kind as written in YAML.
     #[must_use]
@@ -52,6 +69,9 @@ impl Kind {
             Self::InferenceGraph => "InferenceGraph",
             Self::ServingRuntime => "ServingRuntime",
             Self::ClusterServingRuntime => "ClusterServingRuntime",
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+            Self::ServiceAccount => "ServiceAccount",
         }
     }
 
@@ -63,15 +83,19 @@ impl Kind {
             Self::InferenceGraph => "inferencegraphs",
             Self::ServingRuntime => "servingruntimes",
             Self::ClusterServingRuntime => "clusterservingruntimes",
+            Self::ConfigMap => "configmaps",
+            Self::Secret => "secrets",
+            Self::ServiceAccount => "serviceaccounts",
         }
     }
 
-    /// `serving.kserve.io/v1beta1` or `serving.kserve.io/v1alpha1`.
+    /// `serving.kserve.io/v1beta1`, `serving.kserve.io/v1alpha1`, or `v1` for Kubernetes' own kinds.
     #[must_use]
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::InferenceService => "serving.kserve.io/v1beta1",
             Self::InferenceGraph | Self::ServingRuntime | Self::ClusterServingRuntime => "serving.kserve.io/v1alpha1",
+            Self::ConfigMap | Self::Secret | Self::ServiceAccount => "v1",
         }
     }
 
@@ -83,7 +107,16 @@ impl Kind {
             Self::InferenceGraph => &["inferencegraphs", "inferencegraph", "ig"],
             Self::ServingRuntime => &["servingruntimes", "servingruntime", "sr"],
             Self::ClusterServingRuntime => &["clusterservingruntimes", "clusterservingruntime", "csr"],
+            Self::ConfigMap => &["configmaps", "configmap", "cm"],
+            Self::Secret => &["secrets", "secret"],
+            Self::ServiceAccount => &["serviceaccounts", "serviceaccount", "sa"],
         }
+    }
+
+    /// Whether the kind is Kubernetes' own, and not KServe's.
+    #[must_use]
+    pub const fn is_core(self) -> bool {
+        matches!(self, Self::ConfigMap | Self::Secret | Self::ServiceAccount)
     }
 
     /// Whether resources of this kind live in a namespace.
@@ -140,6 +173,12 @@ pub enum Resource {
     ServingRuntime(Box<ServingRuntime>),
     /// What serves models of some formats, everywhere.
     ClusterServingRuntime(Box<ServingRuntime>),
+    /// Settings by name.
+    ConfigMap(Box<ConfigMap>),
+    /// Secret values by name.
+    Secret(Box<Secret>),
+    /// An account whose secrets open stores.
+    ServiceAccount(Box<ServiceAccount>),
 }
 
 impl Resource {
@@ -151,6 +190,9 @@ impl Resource {
             Self::InferenceGraph(_) => Kind::InferenceGraph,
             Self::ServingRuntime(_) => Kind::ServingRuntime,
             Self::ClusterServingRuntime(_) => Kind::ClusterServingRuntime,
+            Self::ConfigMap(_) => Kind::ConfigMap,
+            Self::Secret(_) => Kind::Secret,
+            Self::ServiceAccount(_) => Kind::ServiceAccount,
         }
     }
 
@@ -161,6 +203,9 @@ impl Resource {
             Self::InferenceService(service) => &service.metadata,
             Self::InferenceGraph(graph) => &graph.metadata,
             Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &runtime.metadata,
+            Self::ConfigMap(map) => &map.metadata,
+            Self::Secret(secret) => &secret.metadata,
+            Self::ServiceAccount(account) => &account.metadata,
         }
     }
 
@@ -171,6 +216,9 @@ impl Resource {
             Self::InferenceService(service) => &mut service.metadata,
             Self::InferenceGraph(graph) => &mut graph.metadata,
             Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &mut runtime.metadata,
+            Self::ConfigMap(map) => &mut map.metadata,
+            Self::Secret(secret) => &mut secret.metadata,
+            Self::ServiceAccount(account) => &mut account.metadata,
         }
     }
 

@@ -1,7 +1,7 @@
 //! `kserved describe`: all there is to know of one resource, for people.
 
 use super::client::Server;
-use super::get::{Scope, cell, items, one};
+use super::get::{Scope, cell, items, keys, one};
 use super::kind::resource;
 use super::table::Table;
 use crate::api::Kind;
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// isvc, inferencegraph (ig), servingruntime (sr) or clusterservingruntime (csr)
+    /// isvc, inferencegraph (ig), servingruntime (sr), clusterservingruntime (csr), configmap (cm), secret or serviceaccount (sa)
     #[arg(value_parser = resource)]
     kind: Kind,
     /// Its name
@@ -71,8 +71,10 @@ fn write(object: &Value, events: &[&Value], out: &mut impl Write) -> io::Result<
     write_conditions(object, out)?;
     write_components(object, out)?;
     write_nodes(object, out)?;
-    writeln!(out, "\nSpec:")?;
-    to_yaml(&object["spec"]).lines().try_for_each(|line| writeln!(out, "  {line}"))?;
+    // Kubernetes' own kinds have no spec; of their data, values may be long or secret, so the keys are told.
+    let spec = object.get("spec").cloned().unwrap_or_else(|| Value::from(keys(object)));
+    writeln!(out, "\n{}:", if object.get("spec").is_some() { "Spec" } else { "Keys" })?;
+    to_yaml(&spec).lines().try_for_each(|line| writeln!(out, "  {line}"))?;
     write_events(events, out)
 }
 

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// isvc, inferencegraphs (ig), servingruntimes (sr), clusterservingruntimes (csr) or events
+    /// isvc, inferencegraphs (ig), servingruntimes (sr), clusterservingruntimes (csr), configmaps (cm), secrets, serviceaccounts (sa) or events
     kind: Asked,
     /// Only this one
     name: Option<String>,
@@ -167,6 +167,9 @@ impl Arguments {
                 &["STATE", "REPLICAS", "RUNTIME", "STORAGE", "REASON"],
             ),
             Asked::Resource(Kind::InferenceGraph) => (&["NAME", "URL", "READY", "AGE"], &["NODES", "REASON"]),
+            Asked::Resource(Kind::ConfigMap) => (&["NAME", "KEYS", "AGE"], &[]),
+            Asked::Resource(Kind::Secret) => (&["NAME", "TYPE", "KEYS", "AGE"], &[]),
+            Asked::Resource(Kind::ServiceAccount) => (&["NAME", "SECRETS", "AGE"], &[]),
             Asked::Resource(_) => (&["NAME", "DISABLED", "MODELTYPE", "CONTAINERS", "AGE"], &["PROTOCOLS"]),
             Asked::Events => (&["TYPE", "REASON", "OBJECT", "MESSAGE"], &[]),
         };
@@ -177,9 +180,10 @@ impl Arguments {
 /// The path of the resources of a kind.
 fn folder(kind: Kind, namespace: Option<&str>) -> String {
     let (version, plural) = (kind.api_version(), kind.plural());
+    let root = if kind.is_core() { "api" } else { "apis" };
     match namespace.filter(|_| kind.namespaced()) {
-        Some(namespace) => format!("/apis/{version}/namespaces/{}/{plural}", escaped(namespace)),
-        None => format!("/apis/{version}/{plural}"),
+        Some(namespace) => format!("/{root}/{version}/namespaces/{}/{plural}", escaped(namespace)),
+        None => format!("/{root}/{version}/{plural}"),
     }
 }
 
@@ -228,10 +232,23 @@ fn row(arguments: &Arguments, kind: Asked, object: &Value) -> Vec<String> {
     let (own, more) = match kind {
         Asked::Resource(Kind::InferenceService) => (service_row(object), service_row_more(object)),
         Asked::Resource(Kind::InferenceGraph) => (graph_row(object), graph_row_more(object)),
+        Asked::Resource(Kind::ConfigMap) => (vec![cell(object, "/metadata/name"), keys(object), age_of(object)], Vec::new()),
+        Asked::Resource(Kind::Secret) => {
+            (vec![cell(object, "/metadata/name"), cell(object, "/type"), keys(object), age_of(object)], Vec::new())
+        }
+        Asked::Resource(Kind::ServiceAccount) => {
+            (vec![cell(object, "/metadata/name"), list(object, "/secrets", "name"), age_of(object)], Vec::new())
+        }
         Asked::Resource(_) => (runtime_row(object), vec![list(object, "/spec/protocolVersions", "")]),
         Asked::Events => (event_row(object), Vec::new()),
     };
     namespace.into_iter().chain(own).chain(more.into_iter().filter(|_| wide)).collect()
+}
+
+/// The keys of a ConfigMap or Secret.
+pub(super) fn keys(object: &Value) -> String {
+    let parts = ["data", "stringData", "binaryData"].into_iter().filter_map(|part| object[part].as_object());
+    parts.flat_map(|part| part.keys().map(String::as_str)).collect::<Vec<_>>().join(",")
 }
 
 fn service_row(object: &Value) -> Vec<String> {

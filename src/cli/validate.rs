@@ -171,7 +171,7 @@ impl Report {
                 Resource::InferenceGraph(graph) => {
                     world.add_graph(graph);
                 }
-                Resource::ServingRuntime(_) | Resource::ClusterServingRuntime(_) => {}
+                _ => {}
             }
         }
         let (mut compiled, mut found) = (Vec::new(), self.hidden_graphs());
@@ -257,7 +257,7 @@ fn runtime_of(manifest: &Manifest) -> Option<(&ServingRuntime, bool)> {
     match &manifest.resource {
         Resource::ServingRuntime(runtime) => Some((runtime, false)),
         Resource::ClusterServingRuntime(runtime) => Some((runtime, true)),
-        Resource::InferenceService(_) | Resource::InferenceGraph(_) => None,
+        _ => None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! A graph that was ready goes on serving as it was when an edit, or a service that went away, leaves it unready.
 
 use super::inference_service::candidates;
+use super::ingress::Hosts;
 use super::mind::Mind;
 use crate::api::deployment_mode::{DeploymentMode, annotation};
 use crate::api::status::{Condition, ConditionStatus, InferenceGraphStatus, condition};
@@ -39,7 +40,8 @@ pub(super) fn reconcile(mind: &Mind, key: &ResourceKey) {
         put(mind, key, Err("It is stopped by the annotation `serving.kserve.io/stop`.".to_owned()));
         return say(mind, key, stored, &Stage::Stopped);
     }
-    let world = World::of(&snapshot, candidates(&snapshot), &mind.config.domain);
+    let hosts = Hosts::of(snapshot.settings(), &mind.config.domain);
+    let world = World::of(&snapshot, candidates(&snapshot), hosts.domain());
     let stage = match compile(graph, &world) {
         Ok(plan) => {
             put(mind, key, Ok(Arc::new(plan)));
@@ -85,8 +87,9 @@ fn reason(obstacles: &[Obstacle]) -> &'static str {
 
 /// Puts the graph's status into the store; tells the log when it is news.
 fn say(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: &Stage) {
-    let taken = host_taken(&mind.reader.snapshot(), key);
-    let status = status_of(key, stored, stage, (&mind.config.domain, mind.config.deployment_mode), taken, SystemTime::now());
+    let snapshot = mind.reader.snapshot();
+    let hosts = Hosts::of(snapshot.settings(), &mind.config.domain);
+    let status = status_of(key, stored, stage, (&hosts, mind.deployment_mode()), host_taken(&snapshot, key), SystemTime::now());
     let message = |status: &InferenceGraphStatus| status.condition(condition::READY).map(|ready| ready.message.clone());
     let news = stored.graph_status.as_ref().and_then(message) != message(&status);
     if let (Stage::Unready(reason, why), true) = (stage, news) {
@@ -106,7 +109,7 @@ fn status_of(
     key: &ResourceKey,
     stored: &Stored,
     stage: &Stage,
-    (domain, default_mode): (&str, DeploymentMode),
+    (hosts, default_mode): (&Hosts, DeploymentMode),
     taken: Option<String>,
     now: SystemTime,
 ) -> InferenceGraphStatus {
@@ -134,7 +137,7 @@ fn status_of(
         condition.last_transition_time = Some(kept.unwrap_or_else(|| rfc3339(now)));
     }
     let separator = if mode == DeploymentMode::Knative { '.' } else { '-' };
-    let url = format!("http://{}{separator}{}.{domain}", key.name, key.namespace);
+    let url = format!("{}://{}{separator}{}.{}", hosts.scheme(), key.name, key.namespace, hosts.domain());
     InferenceGraphStatus {
         observed_generation: i64::try_from(stored.generation).unwrap_or(i64::MAX),
         conditions,

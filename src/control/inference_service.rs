@@ -12,7 +12,7 @@ use crate::api::{Kind, Resource, ResourceKey};
 use crate::resolve::canary::{Canary, canaries_of};
 use crate::resolve::revision::RevisionSpec;
 use crate::resolve::rollout::{RolloutSpec, rollout_of};
-use crate::resolve::scale::{ScaleSpec, scale_of};
+use crate::resolve::scale::{ScaleDefaults, ScaleSpec, scale_of};
 use crate::resolve::{Candidate, Defaults, ResolveError, resolve};
 use crate::store::{Snapshot, Stored, rfc3339};
 use std::path::Path;
@@ -36,6 +36,8 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
         remove(&mind, &key).await;
         return Outcome::Done;
     };
+    super::logging::settle(&mind, &snapshot, &key, &stored);
+    super::ingress::settle(&mind, &snapshot, &key, &stored);
     let plan = plan(&mind, &snapshot, &key, &stored);
     if let (Plan::Run(_) | Plan::Refuse(_), Some(spec)) = (&plan, mind.services.with(&key, |service| service.to_wake())) {
         return wake(mind, key, stored, spec, &plan, superseded).await;
@@ -99,7 +101,8 @@ fn resolve_stored(mind: &Mind, snapshot: &Snapshot, stored: &Stored) -> Result<(
         unreachable!("the key's kind is InferenceService because only such keys come here");
     };
     let spec = resolve_in(mind, snapshot, stored, service)?;
-    Ok((spec, scale_of(service, &mind.config.scaling.defaults)?, rollout_of(service)?))
+    let scaling = ScaleDefaults { deployment_mode: mind.mode_of(stored), ..mind.config.scaling.defaults.clone() };
+    Ok((spec, scale_of(service, &scaling)?, rollout_of(service)?))
 }
 
 /// What shall run for a service that was made of a stored one.
@@ -131,7 +134,7 @@ fn candidate(stored: &Stored) -> Option<Candidate<'_>> {
     match &stored.defaulted {
         Resource::ServingRuntime(runtime) => Some(Candidate { runtime, cluster: false, created }),
         Resource::ClusterServingRuntime(runtime) => Some(Candidate { runtime, cluster: true, created }),
-        Resource::InferenceService(_) | Resource::InferenceGraph(_) => None,
+        _ => None,
     }
 }
 

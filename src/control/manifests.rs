@@ -1,13 +1,14 @@
 //! From the bytes of one file to what the store takes: parsed, defaulted, validated, and its mistakes told.
 
 use crate::api::deployment_mode::DeploymentMode;
+use crate::api::inference_service_config::CONFIG_NAMESPACE;
 use crate::api::problem::{Problem, Severity};
 use crate::api::serving_runtime::ServingRuntime;
 use crate::api::{Resource, ResourceKey};
 use crate::manifest::{Manifest, Options, parse_with};
 use crate::store::{Declared, FileChange, Snapshot};
 use crate::validate::{Defaults, Violation, check, check_refused, inference_service_update, runtime_conflicts};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Mistakes of one file that are logged; the rest is counted. All of them stand in the store.
 const LOGGED_MAX: usize = 20;
@@ -48,6 +49,19 @@ pub(super) fn declare(bytes: &[u8], file: &Path, rules: &Rules) -> FileChange {
     FileChange::Read { resources, problems: parsed.problems, refused, complete }
 }
 
+/// The mode of services that do not say, where one of these files is KServe's ConfigMap and sets one.
+pub(super) fn deployment_mode(changes: &[(PathBuf, FileChange)]) -> Option<DeploymentMode> {
+    let declared = changes.iter().filter_map(|(_, change)| match change {
+        FileChange::Read { resources, .. } => Some(resources),
+        FileChange::Gone => None,
+    });
+    let maps = declared.flatten().filter_map(|declared| match &declared.defaulted {
+        Resource::ConfigMap(map) => Some((map.metadata.namespace != CONFIG_NAMESPACE, map.settings.as_ref()?.deployment_mode()?)),
+        _ => None,
+    });
+    maps.min_by_key(|(elsewhere, _)| *elsewhere).map(|(_, mode)| mode)
+}
+
 fn declared(resource: Resource, manifest: Manifest, problems: &[Problem]) -> Declared {
     let key = resource.key();
     let warnings = problems.iter().filter(|problem| !problem.is_error() && problem.resource.as_ref() == Some(&key)).cloned().collect();
@@ -84,7 +98,7 @@ fn competitor(declared: &Declared, before: &Snapshot) -> Option<Problem> {
 fn runtime_of(resource: &Resource) -> Option<&ServingRuntime> {
     match resource {
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => Some(runtime),
-        Resource::InferenceService(_) | Resource::InferenceGraph(_) => None,
+        _ => None,
     }
 }
 

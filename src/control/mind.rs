@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::history::History;
+use super::ingress::Hosts;
 use super::judge::Comparing;
 use super::memory::{Memory, give_back};
 use super::queue::Queue;
@@ -9,6 +10,7 @@ use super::related;
 use super::services::{Replicas, Retired, Running, Service, Services};
 use super::status::{Facts, Stage, status_of};
 use crate::api::deployment_mode::DeploymentMode;
+use crate::api::inference_service_config::InferenceServiceConfig;
 use crate::api::problem::Severity;
 use crate::api::status::InferenceGraphStatus;
 use crate::api::{Kind, ResourceKey};
@@ -18,9 +20,9 @@ use crate::observe;
 use crate::pool::threads::ThreadBudget;
 use crate::resolve::revision::{RevisionName, RevisionSpec, RuntimeRef};
 use crate::resolve::traffic::Book;
-use crate::router::Route;
 use crate::router::shadow;
 use crate::router::waker::Asks;
+use crate::router::{Logbook, Route};
 use crate::storage::Storage;
 use crate::store::{FileChange, Reader, Stored, Writer};
 use std::collections::BTreeSet;
@@ -69,6 +71,8 @@ pub(super) struct Mind {
     pub(super) memory: Arc<Memory>,
     /// Where the routes of models that sleep lead their requests.
     pub(super) asks: Asks,
+    /// Opens the loggers of services.
+    pub(super) logbook: Logbook,
     writer: Mutex<Writer>,
     drains: TaskTracker,
     gate: Gate,
@@ -94,7 +98,7 @@ impl Mind {
         engines: EngineRegistry,
         storage: Storage,
         services: Services,
-        (asks, announce): (Asks, Announce),
+        (asks, announce, logbook): (Asks, Announce, Logbook),
     ) -> Self {
         let memory = Arc::new(Memory::new(config.models_bytes_max, config.models_memory_percent));
         let writer = Writer::default();
@@ -114,10 +118,22 @@ impl Mind {
             announce,
             memory,
             asks,
+            logbook,
             writer: Mutex::new(writer),
             drains: TaskTracker::new(),
             gate,
         }
+    }
+
+    /// How services are deployed that do not say: as KServe's ConfigMap says, else as the configuration does.
+    pub(super) fn deployment_mode(&self) -> DeploymentMode {
+        self.reader.snapshot().settings().and_then(InferenceServiceConfig::deployment_mode).unwrap_or(self.config.deployment_mode)
+    }
+
+    /// The same for a service that was there before: it keeps the mode that its status recorded, as in KServe.
+    pub(super) fn mode_of(&self, stored: &Stored) -> DeploymentMode {
+        let recorded = stored.status.as_ref().and_then(|status| status.deployment_mode.parse().ok());
+        recorded.unwrap_or_else(|| self.deployment_mode())
     }
 
     /// Whether every service found at start was tried.
@@ -182,11 +198,13 @@ impl Mind {
     fn write_status(&self, writer: &mut Writer, key: &ResourceKey, stored: &Stored, stage: Stage, runtime: Option<&RuntimeRef>) {
         let metadata = stored.defaulted.metadata();
         let local = |label: &str| metadata.labels.get(label).is_some_and(|value| value == "cluster-local");
+        let hosts = Hosts::of(self.reader.snapshot().settings(), &self.config.domain);
         let mut facts = Facts {
             key,
             generation: stored.generation,
-            mode: DeploymentMode::of(metadata, self.config.deployment_mode),
-            domain: &self.config.domain,
+            mode: DeploymentMode::of(metadata, self.mode_of(stored)),
+            metadata,
+            hosts: &hosts,
             cluster_local: local("networking.kserve.io/visibility") || local("networking.knative.dev/visibility"),
             stage,
             runtime,
@@ -203,6 +221,7 @@ impl Mind {
         };
         self.services.with(key, |service| {
             service.stage = Some(facts.stage.clone());
+            facts.not_yet_served = joined(facts.not_yet_served.take(), service.logger_problem.clone());
             facts.stage = effective(&facts.stage, service);
             facts.replicas = service.replicas;
             let serving = service.serving().map(RevisionName::to_string);
@@ -344,6 +363,14 @@ async fn let_go(route: Arc<Route>) {
     while Arc::strong_count(&route) > 1 {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Sentences that are there, one a line.
+fn joined(first: Option<String>, second: Option<String>) -> Option<String> {
+    match (first, second) {
+        (Some(first), Some(second)) if !first.contains(&second) => Some(format!("{first}\n{second}")),
+        (first, second) => first.or(second),
     }
 }
 

@@ -9,7 +9,9 @@ mod canaries;
 mod history;
 mod inference_graph;
 mod inference_service;
+mod ingress;
 mod judge;
+mod logging;
 mod manifests;
 mod memory;
 mod mind;
@@ -34,12 +36,13 @@ pub use mind::{Announce, ModelReady};
 pub use scaler::Scaling;
 
 use crate::api::deployment_mode::DeploymentMode;
+use crate::api::inference_service_config::InferenceServiceConfig;
 use crate::api::{Kind, ResourceKey};
 use crate::engine::EngineRegistry;
 use crate::inference::InferenceError;
 use crate::manifest::Options;
 use crate::router::repository::{Action, Command};
-use crate::router::{Router, waker};
+use crate::router::{Logbook, Router, waker};
 use crate::storage::Storage;
 use crate::store::Reader;
 use crate::validate::{Defaults, GraphBounds};
@@ -133,19 +136,20 @@ pub struct Control {
 impl Control {
     /// Starts to watch and to serve. Needs a tokio runtime.
     ///
-    /// `commands` are load and unload requests of clients; `announce` hears of each model that begins to serve.
+    /// `commands` are load and unload requests of clients; `announce` hears of each model that begins to serve; `logbook`
+    /// opens the loggers of services, and is ended by its owner after [`Control::unload`].
     #[must_use]
     pub fn start(
         config: Config,
         engines: EngineRegistry,
         storage: Storage,
         doors: (Router, mpsc::Receiver<Command>),
-        announce: Announce,
+        (announce, logbook): (Announce, Logbook),
     ) -> Self {
         let (router, commands) = doors;
         let services = Services::new(config.default_namespace.clone(), router);
         let (asks, asked_awake) = waker::channel();
-        let mind = Arc::new(Mind::new(config, engines, storage, services, (asks, announce)));
+        let mind = Arc::new(Mind::new(config, engines, storage, services, (asks, announce, logbook)));
         let stop = CancellationToken::new();
         // One letter that waits is enough: its reading will see every change up to then.
         let (rescan, asked) = mpsc::channel(1);
@@ -252,12 +256,20 @@ impl Watcher {
                 // What comes later, also a moment later, is new.
                 mind.forget_the_gone().await;
             }
+            self.take_up_defaults(mind);
             if again {
                 tokio::time::sleep(mind.config.debounce * 2).await;
             } else if !new_folders {
                 return;
             }
             hint = Hint::Paths(std::collections::BTreeSet::new());
+        }
+    }
+
+    /// Files that are read from now on get the defaults that KServe's ConfigMap sets now.
+    fn take_up_defaults(&mut self, mind: &Mind) {
+        if let Some(reflector) = &mut self.reflector {
+            reflector.set_deployment_mode(mind.deployment_mode());
         }
     }
 
@@ -276,13 +288,15 @@ impl Watcher {
 /// Takes over what was read, tells of mistakes, and queues what must be looked at again.
 fn take(mind: &Mind, look: Look) {
     let mut changes = look.changes;
-    let before = mind.reader.snapshot();
+    let (before, mode) = (mind.reader.snapshot(), mind.deployment_mode());
     for (file, change) in &mut changes {
-        manifests::check_updates(change, &before, mind.config.deployment_mode);
+        manifests::check_updates(change, &before, mode);
         manifests::tell(file, change);
     }
     let keys = mind.apply(changes);
     let snapshot = mind.reader.snapshot();
+    let propagated = snapshot.settings().and_then(InferenceServiceConfig::propagated_headers);
+    mind.services.follow(ingress::ingress_of(snapshot.settings()), propagated);
     for key in keys.iter().flat_map(|key| related::keys_to_reconcile(&snapshot, key)) {
         mind.queue.add(key);
     }

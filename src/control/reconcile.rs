@@ -19,7 +19,7 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
             mind.tried(&key);
             return Outcome::Done;
         }
-        Kind::ServingRuntime | Kind::ClusterServingRuntime => return Outcome::Done,
+        Kind::ServingRuntime | Kind::ClusterServingRuntime | Kind::ConfigMap | Kind::Secret | Kind::ServiceAccount => return Outcome::Done,
     }
     let span = tracing::debug_span!("reconcile", %key);
     let outcome = inference_service::reconcile(Arc::clone(&mind), key.clone(), superseded.clone()).instrument(span).await;

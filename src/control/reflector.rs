@@ -4,9 +4,10 @@
 //! file that cannot be read or understood keeps its last good resources, and its mistakes are told once per
 //! change. A file that suddenly is empty is looked at twice: it may be about to be written.
 
-use super::manifests::{Rules, declare};
+use super::manifests::{self, Rules, declare};
 use super::scan::{Bounds, Found, Stamp, scan};
 use super::watch::Hint;
+use crate::api::deployment_mode::DeploymentMode;
 use crate::api::problem::Problem;
 use crate::place::Place;
 use crate::store::FileChange;
@@ -53,6 +54,11 @@ impl Reflector {
         Self { folders, bounds, rules, known: BTreeMap::new(), missing: BTreeSet::new() }
     }
 
+    /// How services are deployed that do not say, in files that are read from now on.
+    pub(super) fn set_deployment_mode(&mut self, mode: DeploymentMode) {
+        self.rules.defaults.deployment_mode = mode;
+    }
+
     /// Reads what changed since the last look. Blocks on the file system.
     pub(super) fn look(&mut self, hint: &Hint) -> Look {
         let found = scan(&self.folders, self.bounds);
@@ -65,9 +71,23 @@ impl Reflector {
             self.refuse(path, reason, &mut look);
         }
         self.forget_gone(&found, &mut look);
+        self.declare_anew(&mut look);
         look.changes.sort_by_cached_key(|(path, _)| (self.folders.iter().position(|folder| path.starts_with(folder)), path.clone()));
         look.folders = found.folders;
         look
+    }
+
+    /// KServe's ConfigMap may stand in any of the files: the others are read by what it says.
+    fn declare_anew(&mut self, look: &mut Look) {
+        let Some(mode) = manifests::deployment_mode(&look.changes).filter(|mode| *mode != self.rules.defaults.deployment_mode) else {
+            return;
+        };
+        self.rules.defaults.deployment_mode = mode;
+        for (path, change) in look.changes.iter_mut().filter(|(_, change)| matches!(change, FileChange::Read { .. })) {
+            if let Ok(bytes) = read(path, self.rules.options.bytes_max) {
+                *change = declare(&bytes, path, &self.rules);
+            }
+        }
     }
 
     fn file(&mut self, path: &Path, stamp: Stamp, hint: &Hint, look: &mut Look) {

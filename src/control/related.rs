@@ -1,5 +1,6 @@
 //! Which services and graphs must be looked at again when something they use changes.
 
+use crate::api::inference_service_config::CONFIG_MAP;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::store::{Snapshot, Stored};
 
@@ -14,6 +15,8 @@ pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> V
         }
         Kind::ServingRuntime => Some(changed.namespace.as_str()),
         Kind::ClusterServingRuntime => None,
+        Kind::ConfigMap => return readers_of(snapshot, changed),
+        Kind::Secret | Kind::ServiceAccount => return Vec::new(),
     };
     let services = snapshot.of_kind(Kind::InferenceService, namespace).filter(|(_, stored)| may_use(stored, &changed.name));
     services.chain(snapshot.of_kind(Kind::InferenceGraph, namespace)).map(|(key, _)| key.clone()).collect()
@@ -31,6 +34,15 @@ fn may_call(key: &ResourceKey, stored: &Stored, called: &ResourceKey) -> bool {
     let mut steps = graph.spec.nodes.values().flat_map(|node| &node.steps);
     (same_namespace && key.name == called.name)
         || steps.any(|step| (same_namespace && step.service_name == called.name) || step.service_url.contains(&called.name))
+}
+
+/// The services that a ConfigMap changes: all and the graphs, where it is KServe's own; else those that may trust its
+/// certificates.
+fn readers_of(snapshot: &Snapshot, changed: &ResourceKey) -> Vec<ResourceKey> {
+    let namespace = (changed.name != CONFIG_MAP).then_some(changed.namespace.as_str());
+    let services = snapshot.of_kind(Kind::InferenceService, namespace);
+    let graphs = snapshot.of_kind(Kind::InferenceGraph, None).filter(|_| namespace.is_none());
+    services.chain(graphs).map(|(key, _)| key.clone()).collect()
 }
 
 /// Whether a service names this runtime, or lets one be found for it.

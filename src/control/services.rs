@@ -19,8 +19,9 @@ use crate::resolve::rollout::RolloutSpec;
 use crate::resolve::scale::ScaleSpec;
 use crate::resolve::traffic::{Book, Share};
 use crate::router::waker::{Ask, Asks, Sleep};
-use crate::router::{self, GraphRoute, Roads, Route, RouteTable, Router, Target, Waker};
+use crate::router::{self, GraphRoute, Ingress, Logger, Loggers, Roads, Route, RouteTable, Router, Target, Waker};
 use crate::storage::ModelDir;
+use arc_swap::ArcSwapOption;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -167,6 +168,12 @@ pub(super) struct Service {
     pub(super) labels: Vec<(Arc<str>, Arc<Route>)>,
     /// What the route table has of it.
     published: Roads,
+    /// Where copies of its requests and answers go.
+    pub(super) logger: Option<Logger>,
+    /// Hosts that a template gives it.
+    pub(super) hosts: Vec<String>,
+    /// Why it has no logger, though it asks for one.
+    pub(super) logger_problem: Option<String>,
 }
 
 /// Replicas of a service.
@@ -326,13 +333,16 @@ pub(super) struct Services {
     all: Mutex<BTreeMap<ResourceKey, Service>>,
     /// Locked after `all`, where both are.
     graphs: Mutex<BTreeMap<ResourceKey, Arc<GraphRoute>>>,
+    /// Where services are reached, if KServe's ConfigMap says so.
+    ingress: ArcSwapOption<Ingress>,
 }
 
 impl Services {
     /// None yet; the route table is empty from now on.
     pub(super) fn new(default_namespace: String, router: Router) -> Self {
         router.swap(RouteTable::new(default_namespace.clone(), Vec::<Route>::new()));
-        Self { default_namespace, router, all: Mutex::default(), graphs: Mutex::default() }
+        let (all, graphs) = (Mutex::default(), Mutex::default());
+        Self { default_namespace, router, all, graphs, ingress: ArcSwapOption::empty() }
     }
 
     /// Looks at or changes one service; makes its entry when there is none.
@@ -361,6 +371,12 @@ impl Services {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let removed = all.remove(key)?;
         self.router.swap(self.router.load().with(&removed.published, &Roads::default()));
+        if removed.logger.is_some() {
+            self.publish_loggers(&all);
+        }
+        if !removed.hosts.is_empty() {
+            self.publish_ingress(&all);
+        }
         Some(Service { published: Roads::default(), ..removed })
     }
 
@@ -370,6 +386,7 @@ impl Services {
         let services = std::mem::take(&mut *all);
         self.graphs.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.router.swap(RouteTable::new(self.default_namespace.clone(), Vec::<Route>::new()));
+        self.publish_loggers(&all);
         services.into_values().map(|service| Service { published: Roads::default(), ..service }).collect()
     }
 
@@ -435,6 +452,50 @@ impl Services {
         };
         self.router.swap(table);
         before.is_some()
+    }
+
+    /// Lets another logger see a service's requests from now on.
+    pub(super) fn set_logger(&self, key: &ResourceKey, logger: Option<Logger>) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = all.entry(key.clone()).or_default();
+        // Most services have none, before and after.
+        if service.logger.is_some() || logger.is_some() {
+            service.logger = logger;
+            self.publish_loggers(&all);
+        }
+    }
+
+    /// Gives a service the hosts that only a template tells.
+    pub(super) fn set_hosts(&self, key: &ResourceKey, hosts: Vec<String>) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = all.entry(key.clone()).or_default();
+        if service.hosts != hosts {
+            service.hosts = hosts;
+            self.publish_ingress(&all);
+        }
+    }
+
+    /// Lets the doors follow another ingress from now on, and graphs other patterns of headers that go along.
+    pub(super) fn follow(&self, ingress: Option<Ingress>, propagated_headers: Option<&[String]>) {
+        self.router.propagate(propagated_headers);
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ingress.load().as_deref() != ingress.as_ref() {
+            self.ingress.store(ingress.map(Arc::new));
+            self.publish_ingress(&all);
+        }
+    }
+
+    fn publish_loggers(&self, all: &BTreeMap<ResourceKey, Service>) {
+        self.router.set_loggers(Loggers::new(all.values().filter_map(|service| service.logger.clone())));
+    }
+
+    fn publish_ingress(&self, all: &BTreeMap<ResourceKey, Service>) {
+        let of_service = |(key, service): (&ResourceKey, &Service)| {
+            let of = (key.namespace.clone(), key.name.clone());
+            service.hosts.clone().into_iter().map(move |host| (host, of.clone()))
+        };
+        let hosts = all.iter().flat_map(of_service).collect();
+        self.router.follow(self.ingress.load().as_deref().map(|ingress| Ingress { hosts, ..ingress.clone() }));
     }
 
     /// Puts what leads to a service now into the route table.

@@ -1,9 +1,11 @@
 //! From facts to KServe's status: a pure function from what is observed to what a user reads.
 
+use super::ingress::Hosts;
 use super::judge::Verdict;
 use super::services::{Replicas, Why};
 use crate::api::ResourceKey;
 use crate::api::deployment_mode::DeploymentMode;
+use crate::api::metadata::ObjectMeta;
 use crate::api::status::{
     Address, CanaryStatus, ComponentStatus, Condition, ConditionStatus, FailureInfo, InferenceServiceStatus, ModelCopies, ModelState,
     ModelStates, ModelStatus, TrafficTarget, TransitionStatus, condition,
@@ -51,7 +53,9 @@ pub(super) struct Facts<'a> {
     pub(super) key: &'a ResourceKey,
     pub(super) generation: u64,
     pub(super) mode: DeploymentMode,
-    pub(super) domain: &'a str,
+    /// The service's own words about itself.
+    pub(super) metadata: &'a ObjectMeta,
+    pub(super) hosts: &'a Hosts,
     /// Whether labels keep the service inside the cluster.
     pub(super) cluster_local: bool,
     pub(super) stage: Stage,
@@ -130,17 +134,11 @@ pub(super) fn status_of(facts: &Facts<'_>, before: Option<&InferenceServiceStatu
     status
 }
 
-/// The host under which KServe would answer: `iris.default.example.com`, in Standard mode `iris-default.example.com`.
-fn host(facts: &Facts<'_>, name: &str) -> String {
-    let separator = if facts.mode == DeploymentMode::Knative { '.' } else { '-' };
-    format!("{name}{separator}{}.{}", facts.key.namespace, facts.domain)
-}
-
 fn url(facts: &Facts<'_>, name: &str) -> String {
     if facts.cluster_local {
         return format!("http://{name}.{}.svc.cluster.local", facts.key.namespace);
     }
-    format!("http://{}", host(facts, name))
+    format!("{}://{}", facts.hosts.scheme(), facts.hosts.host(name, facts.metadata, facts.mode))
 }
 
 fn address(facts: &Facts<'_>, suffix: &str) -> Address {
@@ -407,7 +405,8 @@ mod tests {
             key: &key,
             generation: 3,
             mode,
-            domain: "example.com",
+            metadata: &ObjectMeta { name: key.name.clone(), namespace: key.namespace.clone(), ..ObjectMeta::default() },
+            hosts: &Hosts::of(None, "example.com"),
             cluster_local: false,
             stage,
             runtime: Some(&runtime),

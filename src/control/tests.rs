@@ -168,7 +168,8 @@ impl House {
         let mut engines = EngineRegistry::default();
         engines.add("scripted", Arc::clone(&engine) as Arc<dyn EngineLoader>);
         let storage = Storage::new(crate::storage::Config { cache: folder.path().join("cache"), ..crate::storage::Config::default() });
-        let control = Control::start(config, engines, storage, (router.clone(), commands), Box::new(|_| ()));
+        let logbook = crate::router::Logbook::new(crate::router::logger::Config::default());
+        let control = Control::start(config, engines, storage, (router.clone(), commands), (Box::new(|_| ()), logbook));
         let (told, version) = watched::channel(0);
         control.reader().on_change(move |version| told.send(version).is_ok());
         let house = Self { folder, control, router, repository, engine, hold: Some(hold), version };

@@ -20,7 +20,8 @@ pub(super) fn reason(type_name: &str, field: &str) -> Option<&'static str> {
 
 /// Whether a field is not even read: another's status says nothing about what happens here.
 pub(super) fn is_unread(type_name: &str, field: &str) -> bool {
-    field == "status" && matches!(type_name, "InferenceService" | "InferenceGraph" | "ServingRuntime")
+    field == "status"
+        && matches!(type_name, "InferenceService" | "InferenceGraph" | "ServingRuntime" | "ConfigMap" | "Secret" | "ServiceAccount")
 }
 
 /// Fields by the reason that is told.

@@ -20,9 +20,6 @@ const LATER_KINDS: &[&str] = &[
     "LLMInferenceServiceConfig",
 ];
 
-/// Kinds of Kubernetes that KServe's users write beside their services.
-const LATER_CORE_KINDS: &[&str] = &["Secret", "ConfigMap", "ServiceAccount"];
-
 /// What a document is.
 #[derive(Debug)]
 pub(super) enum Document {
@@ -75,11 +72,12 @@ fn classify(tree: &Tree, root: NodeId, api_version: &str, kind: &str) -> Documen
         return Document::List(items);
     }
     match (group, kind.parse::<Kind>()) {
-        (GROUP, Ok(kind)) if kind.api_version() == api_version => Document::Resource(kind),
-        (GROUP, Ok(kind)) => wrong_version(tree, root, kind, version),
+        (_, Ok(kind)) if kind.api_version() == api_version => Document::Resource(kind),
+        (GROUP, Ok(kind)) if !kind.is_core() => wrong_version(tree, root, kind, version),
         (GROUP, Err(())) => kserve_kind(tree, root, kind),
-        (_, Ok(kind)) => wrong_group(tree, root, kind, api_version),
-        ("", Err(())) if version == "v1" && LATER_CORE_KINDS.contains(&kind) => not_yet(tree, root, kind),
+        // Others have Secrets of their own: `bitnami.com/v1alpha1`.
+        ("" | GROUP, Ok(kind)) => wrong_group(tree, root, kind, api_version),
+        (_, Ok(kind)) if !kind.is_core() => wrong_group(tree, root, kind, api_version),
         _ if near(group) => wrong_word(tree, root, "apiVersion", api_version, GROUP),
         _ => foreign(tree, root, api_version, kind),
     }
@@ -119,8 +117,8 @@ fn kserve_kind(tree: &Tree, root: NodeId, kind: &str) -> Document {
     if LATER_KINDS.contains(&kind) {
         return not_yet(tree, root, kind);
     }
-    let known = Kind::ALL.map(Kind::name);
-    let meant = did_you_mean(kind, known.into_iter().chain(LATER_KINDS.iter().copied()));
+    let known: Vec<&str> = Kind::ALL.into_iter().filter(|kind| !kind.is_core()).map(Kind::name).collect();
+    let meant = did_you_mean(kind, known.iter().copied().chain(LATER_KINDS.iter().copied()));
     let fault = Fault::at(place_of(tree, root, "kind"), format!("KServe has no kind `{kind}`")).with_field("kind");
     let hint = meant.map_or_else(|| format!("kinds read here: {}", known.join(", ")), |meant| format!("did you mean `{meant}`?"));
     Document::Other(Severity::Error, fault.with_hint(hint))

@@ -9,6 +9,7 @@ mod kinds;
 mod places;
 mod reader;
 mod scalar;
+mod settings;
 mod text;
 mod treatment;
 mod tree;
@@ -16,6 +17,7 @@ mod typed;
 
 use std::path::Path;
 
+use crate::api::core::{ConfigMap, Secret, ServiceAccount};
 use crate::api::inference_graph::InferenceGraph;
 use crate::api::inference_service::InferenceService;
 use crate::api::metadata::ObjectMeta;
@@ -152,7 +154,7 @@ impl FileReader<'_> {
                     let fault = Fault::at(document.tree.node(document.root).position, message);
                     self.report(Severity::Error, fault, resource.as_ref());
                 }
-                None => self.document(&document.tree, document.root, faulty),
+                None => self.document(&document.tree, document.root, faulty, chunk),
             }
         }
         if let Some(fault) = broken {
@@ -161,19 +163,19 @@ impl FileReader<'_> {
     }
 
     /// Reads one document; `faulty` when mistakes of YAML were already found in it.
-    fn document(&mut self, tree: &Tree, root: NodeId, faulty: bool) {
+    fn document(&mut self, tree: &Tree, root: NodeId, faulty: bool, chunk: text::Chunk<'_>) {
         if tree.is_null(root) {
             return;
         }
         match kinds::of(tree, root) {
             kinds::Document::Other(severity, fault) => self.report(severity, fault, None),
-            kinds::Document::List(items) => items.into_iter().for_each(|item| self.document(tree, item, faulty)),
-            kinds::Document::Resource(kind) => self.resource(tree, root, kind, faulty),
+            kinds::Document::List(items) => items.into_iter().for_each(|item| self.document(tree, item, faulty, chunk)),
+            kinds::Document::Resource(kind) => self.resource(tree, root, kind, faulty, chunk),
         }
     }
 
-    fn resource(&mut self, tree: &Tree, root: NodeId, kind: Kind, faulty: bool) {
-        let (resource, findings) = typed_resource(tree, root, kind, self.options.lists_fields);
+    fn resource(&mut self, tree: &Tree, root: NodeId, kind: Kind, faulty: bool, chunk: text::Chunk<'_>) {
+        let (resource, findings) = typed_resource(tree, root, kind, (self.options.lists_fields, chunk));
         self.list(findings.fields);
         let mut good = !faulty && findings.errors.is_empty();
         let key = self.peek(tree, root);
@@ -256,7 +258,8 @@ fn is_below(field: &str, other: &str) -> bool {
     field.strip_prefix(other).is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
-fn typed_resource(tree: &Tree, root: NodeId, kind: Kind, lists_fields: bool) -> (Option<Resource>, typed::Findings) {
+fn typed_resource(tree: &Tree, root: NodeId, kind: Kind, how: (bool, text::Chunk<'_>)) -> (Option<Resource>, typed::Findings) {
+    let (lists_fields, chunk) = how;
     match kind {
         Kind::InferenceService => {
             let (service, findings) = typed::read::<InferenceService>(tree, root, lists_fields);
@@ -273,6 +276,22 @@ fn typed_resource(tree: &Tree, root: NodeId, kind: Kind, lists_fields: bool) -> 
         Kind::ClusterServingRuntime => {
             let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);
             (runtime.map(|runtime| Resource::ClusterServingRuntime(Box::new(runtime))), findings)
+        }
+        Kind::ConfigMap => {
+            let (map, mut findings) = typed::read::<ConfigMap>(tree, root, lists_fields);
+            let map = map.map(|mut map| {
+                settings::take_up(tree, root, chunk, &mut map, &mut findings);
+                Resource::ConfigMap(Box::new(map))
+            });
+            (map, findings)
+        }
+        Kind::Secret => {
+            let (secret, findings) = typed::read_hidden::<Secret>(tree, root, lists_fields);
+            (secret.map(|secret| Resource::Secret(Box::new(secret.without_last_applied()))), findings)
+        }
+        Kind::ServiceAccount => {
+            let (account, findings) = typed::read::<ServiceAccount>(tree, root, lists_fields);
+            (account.map(|account| Resource::ServiceAccount(Box::new(account))), findings)
         }
     }
 }

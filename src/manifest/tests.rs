@@ -251,7 +251,9 @@ fn a_list_holds_several_resources() {
 fn what_is_not_ours_is_named_and_never_dropped_silently() {
     let cases = [
         ("serving.kserve.io/v1alpha1", "TrainedModel", Severity::NotYetServed, "`TrainedModel` is not yet served"),
-        ("v1", "Secret", Severity::NotYetServed, "`Secret` is not yet served"),
+        ("v2", "Secret", Severity::Error, "`v2` has no Secret"),
+        ("serving.kserve.io/v1beta1", "ConfigMap", Severity::Error, "`serving.kserve.io/v1beta1` has no ConfigMap"),
+        ("bitnami.com/v1", "Secret", Severity::Warning, "`Secret` of `bitnami.com/v1` is not a KServe resource: ignored"),
         ("apps/v1", "Deployment", Severity::Warning, "`Deployment` of `apps/v1` is not a KServe resource: ignored"),
         ("serving.kserve.io/v1beta1", "InferenceServce", Severity::Error, "KServe has no kind `InferenceServce`"),
         ("serving.kserve.io/v1alpha1", "InferenceService", Severity::Error, "there is no InferenceService of version `v1alpha1`"),

@@ -109,7 +109,7 @@ const ROWS: &[Row] = &[
     (SERVICE_PARTS, &["autoScaling"], Treatment::NotYetServed),
     (SERVICE_PARTS, &["canaryTrafficPercent"], Treatment::Honoured),
     (SERVICE_PARTS, &["deploymentStrategy"], STRATEGY),
-    (SERVICE_PARTS, &["logger"], Treatment::NotYetServed),
+    (SERVICE_PARTS, &["logger"], Treatment::Honoured),
     (SERVICE_PARTS, &["batcher"], Treatment::Honoured),
     (&["Batcher"], &["maxBatchSize"], Treatment::Honoured),
     (&["Batcher"], &["maxLatency"], Treatment::Approximated("a batch also closes as soon as a worker is free")),
@@ -162,6 +162,13 @@ const ROWS: &[Row] = &[
         &["name", "nodeName", "serviceName", "serviceUrl", "data", "mapPredictionsToInstances", "weight", "condition", "dependency"],
         Treatment::Honoured,
     ),
+    // ConfigMaps, Secrets and ServiceAccounts: what their data means is told field by field where it is read.
+    (&["ConfigMap"], &["data"], Treatment::Honoured),
+    (&["ConfigMap"], &["binaryData"], Treatment::Ignored("nothing here reads it")),
+    (&["ConfigMap", "Secret"], &["immutable"], Treatment::Ignored("the files are the user's to change")),
+    (&["Secret"], &["data", "stringData", "type"], Treatment::NotYetServed),
+    (&["ServiceAccount"], &["secrets"], Treatment::NotYetServed),
+    (&["SecretReference"], &["name", "namespace"], Treatment::NotYetServed),
     // Pods and containers.
     (&["ServingRuntimeSpec"], &["containers"], Treatment::Honoured),
     (&["PredictorSpec"], &["containers"], Treatment::NotYetServed),
@@ -271,15 +278,24 @@ mod schema;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::core::{ConfigMap, Secret, ServiceAccount};
     use crate::api::inference_graph::InferenceGraph;
     use crate::api::inference_service::InferenceService;
     use crate::api::serving_runtime::ServingRuntime;
 
-    #[test]
-    fn every_field_of_every_type_has_its_treatment() {
+    fn every_field() -> schema::Fields {
         let mut fields = schema::fields_of::<InferenceService>();
         fields.extend(schema::fields_of::<ServingRuntime>());
         fields.extend(schema::fields_of::<InferenceGraph>());
+        fields.extend(schema::fields_of::<ConfigMap>());
+        fields.extend(schema::fields_of::<Secret>());
+        fields.extend(schema::fields_of::<ServiceAccount>());
+        fields
+    }
+
+    #[test]
+    fn every_field_of_every_type_has_its_treatment() {
+        let fields = every_field();
         assert!(fields.len() > 200, "{}: the types were not walked", fields.len());
         let missing: Vec<_> = fields.into_iter().filter(|(type_name, field)| of(type_name, field).is_none()).collect();
         assert_eq!(missing, [], "fields that no row names");
@@ -287,9 +303,7 @@ mod tests {
 
     #[test]
     fn every_row_names_fields_that_there_are() {
-        let mut fields = schema::fields_of::<InferenceService>();
-        fields.extend(schema::fields_of::<ServingRuntime>());
-        fields.extend(schema::fields_of::<InferenceGraph>());
+        let fields = every_field();
         for (types, names, _) in ROWS {
             let is_there =
                 |name: &&str| fields.iter().any(|(type_name, field)| field == name && (types.is_empty() || types.contains(type_name)));

@@ -64,6 +64,20 @@ impl Scalar {
 }
 
 impl Value {
+    /// The word for this shape, without the value.
+    pub(super) fn shape(&self) -> &'static str {
+        match self {
+            Self::Mapping(_) => "a mapping",
+            Self::Sequence(_) => "a list",
+            Self::Scalar(scalar) => match scalar.meaning() {
+                Meaning::Null => "nothing",
+                Meaning::Bool(_) => "`true` or `false`",
+                Meaning::Integer(_) | Meaning::Float(_) => "a number",
+                Meaning::Text => "a text",
+            },
+        }
+    }
+
     /// The word for this shape in a message.
     pub(super) fn describe(&self) -> String {
         match self {

@@ -47,10 +47,19 @@ pub(super) struct Known {
 ///
 /// `lists_fields` asks for [`Findings::fields`], which cost a text each.
 pub(super) fn read<'t, T: Deserialize<'t>>(tree: &'t Tree, root: NodeId, lists_fields: bool) -> (Option<T>, Findings) {
+    read_showing(tree, root, lists_fields, true)
+}
+
+/// The same for what must not be shown: no message holds a value.
+pub(super) fn read_hidden<'t, T: Deserialize<'t>>(tree: &'t Tree, root: NodeId, lists_fields: bool) -> (Option<T>, Findings) {
+    read_showing(tree, root, lists_fields, false)
+}
+
+fn read_showing<'t, T: Deserialize<'t>>(tree: &'t Tree, root: NodeId, lists_fields: bool, shows: bool) -> (Option<T>, Findings) {
     let mut errors: Vec<Fault> = Vec::new();
     let mut left_out = HashSet::new();
     loop {
-        let reading = Reading { tree, left_out: &left_out, lists_fields, findings: RefCell::default() };
+        let reading = Reading { tree, left_out: &left_out, lists_fields, findings: RefCell::default(), shows };
         let result = T::deserialize(At { reading: &reading, id: root, path: &Path::Root, key: tree.node(root).position });
         let findings = reading.findings.into_inner();
         match result {
@@ -71,6 +80,8 @@ struct Reading<'t, 'r> {
     left_out: &'r HashSet<NodeId>,
     lists_fields: bool,
     findings: RefCell<Findings>,
+    /// Whether messages may hold values.
+    shows: bool,
 }
 
 /// The way from the root to a value, kept on the stack while reading.
@@ -142,7 +153,8 @@ impl<'t, 'r> At<'t, 'r> {
     }
 
     fn must_be(self, wanted: &str) -> Mistake {
-        self.mistake(format!("must be {wanted}, found {}", self.value().describe()))
+        let found = if self.reading.shows { self.value().describe() } else { self.value().shape().to_owned() };
+        self.mistake(format!("must be {wanted}, found {found}"))
     }
 
     /// Gives a mistake that does not know its value yet this one.
@@ -167,7 +179,8 @@ impl<'t, 'r> At<'t, 'r> {
             Meaning::Null => Err(self.must_be("a text")),
             Meaning::Bool(_) | Meaning::Integer(_) | Meaning::Float(_) => {
                 let mut mistake = self.must_be("a text");
-                mistake.fault.hint = Some(format!("quote it: `\"{}\"`", scalar.text));
+                let quoted = if self.reading.shows { format!("quote it: `\"{}\"`", scalar.text) } else { "quote it".to_owned() };
+                mistake.fault.hint = Some(quoted);
                 Err(mistake)
             }
         }

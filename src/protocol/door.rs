@@ -9,7 +9,8 @@ use super::timing::deadline;
 use crate::codec;
 use crate::inference::Priority;
 use crate::router::graph::Graphs;
-use crate::router::{Caller, GraphRoute, Repository, Route, Router};
+use crate::router::{Caller, GraphRoute, Ingress, Repository, Route, Router};
+use arc_swap::ArcSwapOption;
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use std::fmt;
@@ -29,6 +30,8 @@ pub(crate) struct Door {
     pub(crate) repository: Repository,
     pub(crate) graphs: Graphs,
     pub(crate) addressing: Addressing,
+    /// The addressing that was made of the last ingress that the router told.
+    pub(crate) followed: ArcSwapOption<(Arc<Ingress>, Addressing)>,
     pub(crate) limits: Limits,
     pub(crate) regions: Option<Regions>,
     pub(crate) config: Config,
@@ -44,6 +47,16 @@ impl Door {
     /// The route of a model, as far as the request may reach.
     pub(crate) fn route(&self, arrival: &Arrival, model: &str) -> Result<Arc<Route>, Refusal> {
         Ok(Arc::clone(self.router.load().find(arrival.reach.scope(), model)?))
+    }
+
+    /// How hosts and paths are read while the router tells this of it.
+    pub(crate) fn following(&self, ingress: &Arc<Ingress>) -> Arc<(Arc<Ingress>, Addressing)> {
+        if let Some(made) = self.followed.load_full().filter(|made| Arc::ptr_eq(&made.0, ingress)) {
+            return made;
+        }
+        let made = Arc::new((Arc::clone(ingress), self.addressing.following(ingress)));
+        self.followed.store(Some(Arc::clone(&made)));
+        made
     }
 
     /// The routes a request may reach.

@@ -5,6 +5,7 @@ use super::door::{Arrival, Door};
 use super::error::Refusal;
 use super::graph;
 use super::guard::{Guard, host_of};
+use super::logging;
 use super::scope::{Host, Reach, with_path};
 use super::timed_body::{Timed, TimedMessages};
 use super::timing::{REQUEST_ID, client_timeout, priority, request_id};
@@ -87,8 +88,16 @@ impl Entrance {
             let arrival = Arrival { at: arrived, reach, client_timeout, priority, caller };
             return graph::answer(&self.door, &arrival, &route, Request::from_parts(parts, body)).await;
         }
+        let logged = if grpc { None } else { logging::conversation(&self.door.router, &reach, &parts) };
         parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority, caller });
-        if grpc { self.call(parts, body, arrived).await } else { ask(&self.http, Request::from_parts(parts, body)).await }
+        match logged {
+            _ if grpc => self.call(parts, body, arrived).await,
+            None => ask(&self.http, Request::from_parts(parts, body)).await,
+            Some(logged) => {
+                let body = logging::request_body(&logged, body);
+                logging::response(&logged, ask(&self.http, Request::from_parts(parts, body)).await)
+            }
+        }
     }
 
     async fn call(&self, parts: request::Parts, body: Body, arrived: Instant) -> Response {
@@ -115,7 +124,8 @@ impl Entrance {
     fn check(&self, parts: &mut request::Parts) -> Result<(Reach, Caller), Refusal> {
         self.door.limits.check_head(parts)?;
         let table = self.door.router.load();
-        let addressing = &self.door.addressing;
+        let followed = self.door.router.ingress().as_ref().map(|ingress| self.door.following(ingress));
+        let addressing = followed.as_ref().map_or(&self.door.addressing, |followed| &followed.1);
         let host = host_of(parts)?;
         let meaning = addressing.read_host(host, &table);
         self.guard.check(parts, host, &meaning, addressing)?;

@@ -50,6 +50,9 @@ pub fn routes(reader: Reader, ending: watch::Receiver<bool>) -> Router {
     Router::new()
         .route("/api", get(discovery::core_versions))
         .route("/api/v1", get(discovery::core_resources))
+        .route("/api/v1/{plural}", get(list_core))
+        .route("/api/v1/namespaces/{namespace}/{plural}", get(list_core_namespace))
+        .route("/api/v1/namespaces/{namespace}/{plural}/{name}", get(get_core))
         .route("/api/v1/events", get(events::all))
         .route("/api/v1/namespaces/{namespace}/events", get(events::of_namespace))
         .route("/apis", get(discovery::groups))
@@ -95,6 +98,22 @@ async fn get_one(
     Path((version, namespace, plural, name)): Path<(String, String, String, String)>,
 ) -> Result<Response, Failure> {
     kube.get(namespaced_kind_of(&version, &plural)?, namespace, name)
+}
+
+async fn list_core(State(kube): State<Kube>, Path(plural): Path<String>, RawQuery(query): RawQuery) -> Result<Response, Failure> {
+    kube.list(core_kind_of(&plural)?, None, &Parameters::parse(query.as_deref()))
+}
+
+async fn list_core_namespace(
+    State(kube): State<Kube>,
+    Path((namespace, plural)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Failure> {
+    kube.list(core_kind_of(&plural)?, Some(namespace), &Parameters::parse(query.as_deref()))
+}
+
+async fn get_core(State(kube): State<Kube>, Path((namespace, plural, name)): Path<(String, String, String)>) -> Result<Response, Failure> {
+    kube.get(core_kind_of(&plural)?, namespace, name)
 }
 
 async fn read_only() -> Failure {
@@ -166,6 +185,10 @@ fn kind_of(version: &str, plural: &str) -> Result<Kind, Failure> {
     Kind::ALL.into_iter().find(fits).ok_or_else(Failure::no_such_path)
 }
 
+fn core_kind_of(plural: &str) -> Result<Kind, Failure> {
+    Kind::ALL.into_iter().find(|kind| kind.is_core() && kind.plural() == plural).ok_or_else(Failure::no_such_path)
+}
+
 fn namespaced_kind_of(version: &str, plural: &str) -> Result<Kind, Failure> {
     kind_of(version, plural).and_then(|kind| if kind.namespaced() { Ok(kind) } else { Err(Failure::no_such_path()) })
 }
@@ -181,11 +204,13 @@ struct Failure {
 
 impl Failure {
     fn not_found(kind: Kind, name: &str) -> Self {
+        let (plural, group) = (kind.plural(), if kind.is_core() { "" } else { GROUP });
+        let dot = if group.is_empty() { "" } else { "." };
         Self {
             status: StatusCode::NOT_FOUND,
             reason: "NotFound",
-            message: format!("{}.{GROUP} \"{name}\" not found", kind.plural()),
-            details: json!({ "name": name, "group": GROUP, "kind": kind.plural() }),
+            message: format!("{plural}{dot}{group} \"{name}\" not found"),
+            details: json!({ "name": name, "group": group, "kind": plural }),
         }
     }
 

@@ -22,6 +22,7 @@ mod http_infer;
 pub mod kube;
 mod limits;
 mod listener;
+mod logging;
 mod model_config;
 mod model_statistics;
 mod reply_body;
@@ -48,6 +49,7 @@ use crate::codec::DESCRIPTORS;
 use crate::codec::open_inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use crate::router::graph::Graphs;
 use crate::router::{Repository, Router};
+use arc_swap::ArcSwapOption;
 use door::Door;
 use entrance::Entrance;
 use limits::Limits;
@@ -100,6 +102,7 @@ impl Doors {
     pub fn open(self) -> OpenDoors {
         let door = Door {
             addressing: Addressing::new(&self.config.default_domain, &self.config.path_template),
+            followed: ArcSwapOption::empty(),
             limits: Limits::new(&self.config),
             regions: Regions::new(&self.config.shared_memory),
             router: self.router,

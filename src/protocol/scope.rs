@@ -5,10 +5,11 @@
 //! host, `iris-predictor...`, reaches the same models. `latest-iris-predictor...` and `prev-iris...` reach one revision
 //! of a service whose requests are split, `iris-v2-predictor...` the canary `v2`.
 
-use crate::router::{GraphRoute, Route, RouteTable, Scope};
+use crate::router::{GraphRoute, Ingress, Route, RouteTable, Scope};
 use http::Uri;
 use http::uri::PathAndQuery;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -72,12 +73,14 @@ pub(crate) enum Host {
 #[derive(Debug)]
 pub(crate) struct Addressing {
     /// `.example.com`
-    domain: String,
+    domains: Vec<String>,
     template: Vec<Segment>,
+    /// Namespace and name of services by a host that only a template gives them.
+    hosts: HashMap<String, (String, String)>,
 }
 
 /// One part of a path template between two slashes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
     Literal(String),
     Namespace,
@@ -98,13 +101,23 @@ impl Addressing {
     pub(crate) fn new(domain: &str, template: &str) -> Self {
         let template: Vec<Segment> = template.split('/').filter(|part| !part.is_empty()).map(Segment::read).collect();
         let complete = template.contains(&Segment::Namespace) && template.contains(&Segment::Name);
-        let domain = format!(".{}", domain.trim_matches('.').to_ascii_lowercase());
-        Self { domain, template: if complete { template } else { Vec::new() } }
+        Self { domains: vec![suffix(domain)], template: if complete { template } else { Vec::new() }, hosts: HashMap::new() }
+    }
+
+    /// The same where KServe's ConfigMap says otherwise.
+    pub(crate) fn following(&self, ingress: &Ingress) -> Self {
+        let domains =
+            if ingress.domains.is_empty() { self.domains.clone() } else { ingress.domains.iter().map(|domain| suffix(domain)).collect() };
+        let template = Self::new("", &ingress.path_template).template;
+        Self { domains, template: if template.is_empty() { self.template.clone() } else { template }, hosts: ingress.hosts.clone() }
     }
 
     /// What a host name, without its port, says about a service.
     pub(crate) fn read_host(&self, host: &str, table: &RouteTable) -> Host {
         let host = lower_case(host.trim_end_matches('.'));
+        if let Some(route) = self.hosts.get(&*host).and_then(|(namespace, name)| table.service(namespace, name)) {
+            return Host::Service(Arc::clone(route));
+        }
         if !host.contains('.') || host.parse::<IpAddr>().is_ok() {
             return Host::Bare;
         }
@@ -145,11 +158,11 @@ impl Addressing {
     /// Whether a host lies where services have theirs.
     pub(crate) fn covers(&self, host: &str) -> bool {
         let host = lower_case(host.trim_end_matches('.'));
-        host == self.domain[1..] || self.below_domain(&host).is_some() || in_cluster(&host).is_some()
+        self.domains.iter().any(|domain| host == domain[1..]) || self.below_domain(&host).is_some() || in_cluster(&host).is_some()
     }
 
     fn below_domain<'a>(&self, host: &'a str) -> Option<&'a str> {
-        host.strip_suffix(&self.domain)
+        self.domains.iter().find_map(|domain| host.strip_suffix(domain.as_str()))
     }
 }
 
@@ -183,6 +196,11 @@ pub(crate) fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(path_and_query);
     Uri::from_parts(parts).ok()
+}
+
+/// `.example.com`, which the hosts below a domain end with.
+fn suffix(domain: &str) -> String {
+    format!(".{}", domain.trim_matches('.').to_ascii_lowercase())
 }
 
 fn in_cluster(host: &str) -> Option<&str> {
@@ -304,6 +322,34 @@ mod tests {
         for host in ["localhost", "127.0.0.1", "::1", "kserved", "box.lan", "example.com", "iris-default", "www.example.org"] {
             assert_eq!(read(host), "bare", "{host}");
         }
+    }
+
+    #[test]
+    fn what_the_config_map_says_takes_the_place_of_domain_and_path() {
+        let own = Addressing::new("example.com", "/serving/{namespace}/{name}");
+        let ingress = |domains: &[&str], path: &str| Ingress {
+            domains: domains.iter().map(|&domain| domain.to_owned()).collect(),
+            path_template: path.to_owned(),
+            ..Ingress::default()
+        };
+        let followed = own.following(&ingress(&["a.b", "c.d"], ""));
+        for (host, found) in [("iris-default.a.b", true), ("iris.default.c.d", true), ("iris.default.example.com", false)] {
+            assert_eq!(matches!(followed.read_host(host, &table()), Host::Service(_)), found, "{host}");
+        }
+        assert!(followed.covers("x.c.d") && !followed.covers("x.example.com"));
+        assert!(followed.read_path("/serving/default/iris").is_some(), "an empty path leaves what is set");
+        let followed = own.following(&ingress(&[], "/m/{{ .Namespace }}/{{ .Name }}"));
+        assert!(followed.read_path("/m/default/iris").is_some() && followed.read_path("/serving/default/iris").is_none());
+        assert!(followed.covers("iris.default.example.com"));
+    }
+
+    #[test]
+    fn a_host_that_a_template_gave_is_its_services() {
+        let host = |name: &str| (format!("live.{name}.a.b"), ("default".to_owned(), name.to_owned()));
+        let ingress = Ingress { hosts: [host("iris"), host("gone")].into(), ..Ingress::default() };
+        let followed = Addressing::new("a.b", "").following(&ingress);
+        assert!(matches!(followed.read_host("LIVE.iris.a.b", &table()), Host::Service(_)));
+        assert!(matches!(followed.read_host("live.gone.a.b", &table()), Host::Unknown));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod condition;
 pub mod engine;
 pub mod error;
 pub mod graph;
+pub mod logging;
 pub mod merge;
 pub mod placeholder;
 pub mod refusal;

@@ -249,7 +249,7 @@ fn wrong(key: &str, text: &str, wanted: &str) -> ResolveError {
 }
 
 /// Reads a duration as Go writes it: `90s`, `1m30s`, `1.5h`, `500ms`.
-fn go_duration(text: &str) -> Option<Duration> {
+pub(super) fn go_duration(text: &str) -> Option<Duration> {
     const UNITS: [(&str, f64); 7] = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let (mut rest, mut total_s) = (text.trim(), 0.0);
     if rest == "0" {

@@ -27,7 +27,7 @@ use body::{Answer, Shape};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use headers::Propagation;
+pub(super) use headers::Propagation;
 use http::HeaderMap;
 use indexmap::IndexMap;
 use remote::{Call, Remote};
@@ -172,7 +172,10 @@ impl Graphs {
     /// [`Failure`], as KServe's router has it. A step that answered an error is a reply.
     pub async fn run(&self, route: &GraphRoute, request: GraphRequest) -> (Outcome, Vec<StepTime>) {
         let times = Mutex::default();
-        let headers = self.shared.propagation.select(&request.headers);
+        let headers = match &*self.shared.router.propagation() {
+            Some(followed) => followed.select(&request.headers),
+            None => self.shared.propagation.select(&request.headers),
+        };
         let all = Whole { graphs: &self.shared, headers: &headers, priority: request.priority, deadline: request.deadline, times: &times };
         let outcome = all.graph(route, request.body, request.depth).await;
         (outcome, times.into_inner().unwrap_or_else(PoisonError::into_inner))

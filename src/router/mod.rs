@@ -4,6 +4,8 @@
 //! swaps a whole new table.
 
 pub mod graph;
+mod ingress;
+pub mod logger;
 pub mod repository;
 pub mod shadow;
 pub mod split;
@@ -12,6 +14,8 @@ pub mod waker;
 pub(crate) mod work;
 
 pub use graph::GraphRoute;
+pub use ingress::Ingress;
+pub use logger::{Logbook, Logger, Loggers};
 pub use repository::Repository;
 pub use shadow::Shadow;
 pub use split::{Caller, Split};
@@ -20,7 +24,8 @@ pub use waker::Waker;
 
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata};
 use crate::pool::ModelHandle;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use graph::Propagation;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -143,6 +148,9 @@ impl Route {
 #[derive(Debug, Clone, Default)]
 pub struct Router {
     table: Arc<ArcSwap<RouteTable>>,
+    loggers: Arc<ArcSwap<Loggers>>,
+    ingress: Arc<ArcSwapOption<Ingress>>,
+    propagation: Arc<ArcSwapOption<Propagation>>,
 }
 
 impl Router {
@@ -154,6 +162,36 @@ impl Router {
     /// Puts a new table in place; requests from now on see it.
     pub fn swap(&self, table: RouteTable) {
         self.table.store(Arc::new(table));
+    }
+
+    /// Whose requests are logged, as it is now.
+    pub fn loggers(&self) -> arc_swap::Guard<Arc<Loggers>> {
+        self.loggers.load()
+    }
+
+    /// Lets these loggers see requests from now on, and no others.
+    pub fn set_loggers(&self, loggers: Loggers) {
+        self.loggers.store(Arc::new(loggers));
+    }
+
+    /// Where services are reached, if that is not what the doors were started with.
+    pub fn ingress(&self) -> arc_swap::Guard<Option<Arc<Ingress>>> {
+        self.ingress.load()
+    }
+
+    /// Lets the doors follow this from now on.
+    pub fn follow(&self, ingress: Option<Ingress>) {
+        self.ingress.store(ingress.map(Arc::new));
+    }
+
+    /// Which headers go along with the calls of graphs, if that is not what they were started with.
+    fn propagation(&self) -> arc_swap::Guard<Option<Arc<Propagation>>> {
+        self.propagation.load()
+    }
+
+    /// Lets headers whose names fit these patterns go along with the calls of graphs from now on.
+    pub fn propagate(&self, patterns: Option<&[String]>) {
+        self.propagation.store(patterns.map(|patterns| Arc::new(Propagation::new(patterns))));
     }
 
     /// Asks the model behind a route; wakes it when it sleeps, within the deadline.

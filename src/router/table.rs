@@ -46,9 +46,8 @@ impl Roads {
             (None, None) => true,
             _ => false,
         };
-        let same_label =
-            |(one, other): (&(Arc<str>, Arc<Route>), &(Arc<str>, Arc<Route>))| one.0 == other.0 && Arc::ptr_eq(&one.1, &other.1);
-        same_route && self.labels.len() == other.labels.len() && self.labels.iter().zip(&other.labels).all(same_label)
+        let labels = |roads: &Self| roads.labels.iter().map(|(label, route)| (Arc::clone(label), Arc::as_ptr(route))).collect::<Vec<_>>();
+        same_route && labels(self) == labels(other)
     }
 
     fn decides_by_header(&self) -> bool {

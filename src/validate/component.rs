@@ -1,6 +1,6 @@
 //! Rules for what every component has: replicas, scaling, concurrency, timeout, canary share, logger, batcher.
 
-use super::Violation;
+use super::{CLOUD_SCHEMES, Violation};
 use crate::api::component::{
     Batcher, ComponentExtension, LoggerSpec, LoggerStorageSpec, MetricSourceType, MetricTargetType, MetricsSpec, ScaleMetric,
 };
@@ -9,6 +9,8 @@ use crate::api::metadata::ObjectMeta;
 
 /// Words for `logger.mode`.
 const LOGGER_MODES: [&str; 3] = ["all", "request", "response"];
+/// Where request logs can go, beside the stores in a cloud that they cannot go to yet.
+const LOGGER_SCHEMES: [&str; 3] = ["http", "https", "file"];
 /// Words for the autoscaler's annotation.
 pub(super) const AUTOSCALERS: [&str; 4] = ["hpa", "keda", "external", "none"];
 
@@ -21,6 +23,18 @@ enum Autoscaler {
     Keda,
     /// Something else, or nothing.
     Other,
+}
+
+/// A header's name as Go's `CanonicalMIMEHeaderKey` spells it: `X-Request-Id`.
+#[must_use]
+pub fn canonical_header(name: &str) -> String {
+    let mut first = true;
+    let letter = |letter: char| {
+        let spelled = if first { letter.to_ascii_uppercase() } else { letter.to_ascii_lowercase() };
+        first = letter == '-';
+        spelled
+    };
+    name.chars().map(letter).collect()
 }
 
 /// One component, where it stands, and what its service says.
@@ -93,10 +107,29 @@ impl Component<'_> {
         if !LOGGER_MODES.contains(&logger.mode.as_str()) {
             found.push(self.error("logger.mode", "invalid logger type").with_words(&logger.mode, &LOGGER_MODES));
         }
+        self.logger_remarks(logger, found);
         let incomplete = |storage: &LoggerStorageSpec| storage.path.is_none() || storage.parameters.is_none() || storage.key.is_none();
         if logger.storage.as_ref().is_some_and(incomplete) {
             let violation = self.error("logger.storage", "invalid logger storage configuration");
             found.push(violation.with_hint("give `path`, `parameters` and `key`"));
+        }
+    }
+
+    /// What KServe takes and then logs nothing of.
+    fn logger_remarks(&self, logger: &LoggerSpec, found: &mut Vec<Violation>) {
+        let remark = |field: &str, message: &str| Violation::warning(format!("{}.logger.{field}", self.field), message);
+        for (index, name) in logger.metadata_headers.iter().enumerate() {
+            let canonical = canonical_header(name);
+            if *name != canonical {
+                let hint = format!("write `{canonical}`");
+                found.push(
+                    remark(&format!("metadataHeaders[{index}]"), "no header is found by this spelling, as in KServe").with_hint(hint),
+                );
+            }
+        }
+        let scheme = logger.url.as_deref().filter(|url| !url.is_empty()).map(|url| url.split_once("://").map_or("", |(scheme, _)| scheme));
+        if scheme.is_some_and(|scheme| !LOGGER_SCHEMES.contains(&scheme) && !CLOUD_SCHEMES.contains(&scheme)) {
+            found.push(remark("url", "nothing is logged: a logger's url begins with `http://`, `https://` or `file://`"));
         }
     }
 

@@ -1,9 +1,12 @@
 //! What a service asks for and does not get yet, named so that nothing is dropped silently.
 
-use crate::api::component::ComponentExtension;
+use crate::api::component::{ComponentExtension, LoggerSpec};
 use crate::api::deployment_mode::{DeploymentMode, annotation};
 use crate::api::inference_service::{InferenceService, PredictorSpec};
 use crate::api::{SERVER_CONTAINER, TRANSFORMER_CONTAINER};
+
+/// Stores in a cloud that KServe's request logger writes to, by the scheme of its url.
+pub const CLOUD_SCHEMES: [&str; 6] = ["s3", "s3a", "gs", "gcs", "abfs", "abfss"];
 
 /// The fields of a service that are understood and not yet served, each with a sentence.
 #[must_use]
@@ -52,14 +55,30 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
     if predictor.model.as_ref().is_some_and(|model| model.storage.is_some()) {
         add(format!("{field}.model.storage"), "a model from an entry of the storage secret");
     }
+    if let Some(logger) = &predictor.logger {
+        request_logger(logger, add);
+    }
     extension(field, &predictor.extension(), add);
 }
 
+/// Sinks that records cannot go to yet.
+fn request_logger(logger: &LoggerSpec, add: &mut impl FnMut(String, &str)) {
+    let field = "spec.predictor.logger";
+    let scheme = logger.url.as_deref().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
+    if let Some(scheme) = scheme.filter(|scheme| CLOUD_SCHEMES.contains(scheme)) {
+        add(format!("{field}.url"), &format!("a request logger that writes to `{scheme}://`"));
+    }
+    let parameters = logger.storage.as_ref().and_then(|storage| storage.parameters.as_ref());
+    if parameters.and_then(|parameters| parameters.get("format")).is_some_and(|format| format == "parquet") {
+        add(format!("{field}.storage.parameters.format"), "a request logger that writes `parquet`");
+    }
+    if logger.marshaller_url.is_some() {
+        add(format!("{field}.marshallerUrl"), "a marshaller of your own");
+    }
+}
+
 fn extension(field: &str, extension: &ComponentExtension<'_>, add: &mut impl FnMut(String, &str)) {
-    for (name, set, what) in [
-        ("logger", extension.logger.is_some(), "a request logger"),
-        ("autoScaling", extension.auto_scaling.is_some(), "scaling by `autoScaling`"),
-    ] {
+    for (name, set, what) in [("autoScaling", extension.auto_scaling.is_some(), "scaling by `autoScaling`")] {
         if set {
             add(format!("{field}.{name}"), what);
         }

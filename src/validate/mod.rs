@@ -5,6 +5,7 @@
 mod canary;
 mod component;
 mod container;
+mod core;
 mod defaulting;
 mod inference_graph;
 mod inference_service;
@@ -18,11 +19,12 @@ use crate::api::deployment_mode::DeploymentMode;
 use crate::api::problem::{Problem, Severity, did_you_mean};
 use crate::manifest::Manifest;
 
+pub use component::canonical_header;
 pub use defaulting::default_inference_service;
 pub(crate) use inference_graph::step_field;
 pub use inference_graph::{GraphBounds, inference_graph};
 pub use inference_service::inference_service;
-pub use later::not_yet_served;
+pub use later::{CLOUD_SCHEMES, not_yet_served};
 pub use serving_runtime::{runtime_conflicts, serving_runtime};
 pub use update::inference_service_update;
 
@@ -86,6 +88,9 @@ pub fn check(manifest: &mut Manifest, defaults: &Defaults) -> Vec<Problem> {
         }
         Resource::InferenceGraph(graph) => violations.extend(inference_graph(graph, &defaults.graphs)),
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => violations.extend(serving_runtime(runtime)),
+        Resource::ConfigMap(map) => violations.extend(core::config_map(map)),
+        Resource::Secret(secret) => violations.extend(core::secret(secret)),
+        Resource::ServiceAccount(account) => violations.extend(core::service_account(account)),
     }
     let problem = |violation: Violation| manifest.problem(violation.severity, violation.field, violation.message, violation.hint);
     violations.into_iter().map(problem).collect()

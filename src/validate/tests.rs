@@ -186,7 +186,18 @@ fn a_logger_needs_its_mode_and_the_whole_of_its_storage() {
     assert_eq!(found[0], "a.yaml:11:35: spec.predictor.logger.mode: invalid logger type\nhint: did you mean `all`?");
     assert!(told_of_predictor("logger: {url: http://x}")[0].contains("invalid logger type\nhint: one of `all`, `request`, `response`"));
     assert!(told_of_predictor("logger: {mode: all, storage: {path: x}}")[0].contains("invalid logger storage configuration"));
-    assert_eq!(told_of_predictor("logger: {mode: all}"), ["a.yaml:11:5: spec.predictor.logger: a request logger is not yet served"]);
+    assert!(told_of_predictor("logger: {mode: all, url: 'http://sink'}").is_empty());
+    let spelled = told_of_predictor("logger: {mode: all, url: 'sink:80', metadataHeaders: [x-request-id, X-A]}");
+    assert_eq!(
+        spelled,
+        [
+            "a.yaml:11:59: spec.predictor.logger.metadataHeaders[0]: no header is found by this spelling, as in KServe\nhint: write \
+             `X-Request-Id`",
+            "a.yaml:11:30: spec.predictor.logger.url: nothing is logged: a logger's url begins with `http://`, `https://` or `file://`",
+        ]
+    );
+    let cloud = told_of_predictor("logger: {mode: all, url: 's3://logs/a'}");
+    assert_eq!(cloud, ["a.yaml:11:30: spec.predictor.logger.url: a request logger that writes to `s3://` is not yet served"]);
 }
 
 #[test]

@@ -11,12 +11,14 @@ use kserved::inference::{ModelMetadata, TensorSpec};
 use kserved::pool::threads::ThreadBudget;
 use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::protocol::{Config, Doors};
+use kserved::resolve::logging::{HttpSink, LogMode, LoggingSpec, Sink, Tls};
 use kserved::router::graph::Graphs;
-use kserved::router::{Repository, Route, RouteTable, Router, Split, Target};
+use kserved::router::{Logbook, Loggers, Repository, Route, RouteTable, Router, Split, Target, logger};
 use kserved::tensor::{DataType, Tensor};
 use prost::Message;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
@@ -105,6 +107,19 @@ fn split() -> Route {
     Route { target: Target::Split(Split::new(sides, None)), ..revision(1) }
 }
 
+/// The logger of a service that no request here is for.
+fn logging_of_another() -> LoggingSpec {
+    LoggingSpec {
+        namespace: "default".to_owned(),
+        service: "another".to_owned(),
+        component: "predictor",
+        mode: LogMode::All,
+        sink: Sink::Http(HttpSink { url: "http://127.0.0.1:9/".to_owned(), tls: Tls::default() }),
+        metadata_headers: Vec::new(),
+        annotations: BTreeMap::new(),
+    }
+}
+
 /// A server on a thread of its own; a letter to the sender asks for that thread's count.
 struct Server {
     address: SocketAddr,
@@ -121,6 +136,9 @@ fn serve(route: Route) -> Server {
             tell.send(listener.local_addr().unwrap()).unwrap();
             let router = Router::default();
             router.swap(RouteTable::new("default", [route]));
+            // That another service is logged costs this one nothing.
+            let logbook = Logbook::new(logger::Config::default());
+            router.set_loggers(Loggers::new([logbook.open(logging_of_another())]));
             let (_ready, ready) = watch::channel(true);
             let (repository, _commands) = Repository::channel();
             let graphs = Graphs::new(router.clone(), kserved::codec::Limits::default(), kserved::router::graph::Config::default());

@@ -21,7 +21,8 @@ pub(super) async fn core_resources() -> Response {
     let events = json!({
         "name": "events", "singularName": "event", "shortNames": ["ev"], "namespaced": true, "kind": "Event", "verbs": ["get", "list"],
     });
-    resource_list("v1", &[events])
+    let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_core()).flat_map(resource);
+    resource_list("v1", &std::iter::once(events).chain(kinds).collect::<Vec<_>>())
 }
 
 pub(super) async fn groups() -> Response {
@@ -53,9 +54,10 @@ fn resource_list(group_version: &str, resources: &[Value]) -> Response {
 
 /// A kind, and its status where it has one.
 fn resource(kind: Kind) -> Vec<Value> {
-    let [plural, singular, short] = kind.aliases() else { return Vec::new() };
+    let [plural, singular, short @ ..] = kind.aliases() else { return Vec::new() };
+    let categories: &[&str] = if kind.is_core() { &[] } else { &["kserve"] };
     let object = json!({
-        "name": plural, "singularName": singular, "shortNames": [short], "categories": ["kserve"],
+        "name": plural, "singularName": singular, "shortNames": short, "categories": categories,
         "namespaced": kind.namespaced(), "kind": kind.name(), "verbs": VERBS,
     });
     let status = json!({

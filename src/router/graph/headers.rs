@@ -23,16 +23,16 @@ const NEVER: [&str; 11] = [
 
 /// The patterns of header names that go along.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Propagation {
+pub(in crate::router) struct Propagation {
     patterns: Vec<Regex>,
 }
 
 impl Propagation {
     /// Reads the patterns; those that are none are told once.
-    pub(super) fn new(patterns: &[String]) -> Self {
+    pub(in crate::router) fn new(patterns: &[String]) -> Self {
         let read = |pattern: &String| {
             let read = Regex::new(pattern);
-            read.map_err(|error| tracing::warn!(pattern, %error, "`graphs.propagate_headers`: not a pattern, so it is passed over")).ok()
+            read.map_err(|error| tracing::warn!(pattern, %error, "a header to propagate is not a pattern, so it is passed over")).ok()
         };
         Self { patterns: patterns.iter().filter_map(read).collect() }
     }

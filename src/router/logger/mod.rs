@@ -1,0 +1,205 @@
+//! Copies of requests and answers for those who ask for them, never on the request's road.
+//!
+//! A service with a `logger` has a [`Logger`], kept beside the route table. The doors hand it the bytes they saw; they wait in a
+//! bounded buffer of that service until its sink took them. Whatever the sink does, serving goes on: what finds no room is
+//! dropped and counted. Each service has its own buffer and its own deliveries, so a sink that hangs harms nobody else's.
+//!
+//! Source: KServe's agent, reference 10.1.
+
+mod budget;
+mod config;
+mod events;
+mod folder;
+mod http_sink;
+mod news;
+mod record;
+
+pub use config::Config;
+pub use record::{Conversation, Copying, Side};
+
+use crate::observe;
+use crate::resolve::logging::{LoggingSpec, Sink};
+use budget::{Budget, Room};
+use futures::stream::{self, Stream};
+use http::HeaderMap;
+use news::News;
+use record::Record;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// All loggers of the daemon: opens them, and waits for them at the end. Cheap to clone.
+#[derive(Clone)]
+pub struct Logbook {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    /// Bytes of the records of all services.
+    bytes: Arc<Budget>,
+    deliveries: TaskTracker,
+    /// No new records: deliver what is there.
+    closing: CancellationToken,
+    /// No time left: drop what is there.
+    abandoned: CancellationToken,
+}
+
+impl fmt::Debug for Logbook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logbook").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}
+
+/// The logger of one service. Cheap to clone; when the last clone is gone, what waits is still delivered.
+#[derive(Clone)]
+pub struct Logger {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    spec: LoggingSpec,
+    records: mpsc::Sender<Record>,
+    bytes: Arc<Budget>,
+    news: Arc<News>,
+}
+
+impl fmt::Debug for Logger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logger").field("spec", &self.inner.spec).finish_non_exhaustive()
+    }
+}
+
+/// Whose requests are logged: the loggers at one moment, by namespace and then by service.
+#[derive(Debug, Default)]
+pub struct Loggers {
+    services: HashMap<String, HashMap<String, Logger>>,
+}
+
+impl Loggers {
+    /// These loggers, each of its own service.
+    #[must_use]
+    pub fn new(loggers: impl IntoIterator<Item = Logger>) -> Self {
+        let mut services: HashMap<String, HashMap<String, Logger>> = HashMap::new();
+        for logger in loggers {
+            let (namespace, service) = (logger.spec().namespace.clone(), logger.spec().service.clone());
+            services.entry(namespace).or_default().insert(service, logger);
+        }
+        Self { services }
+    }
+
+    /// Whether no service is logged, so that nobody need look further.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// The logger of a service, if it has one.
+    #[must_use]
+    pub fn of(&self, namespace: &str, service: &str) -> Option<&Logger> {
+        self.services.get(namespace)?.get(service)
+    }
+}
+
+impl Logbook {
+    /// A book without loggers.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let bytes = Budget::new(config.bytes_max, None);
+        let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
+        Self { shared: Arc::new(Shared { config, bytes, deliveries: TaskTracker::new(), closing, abandoned }) }
+    }
+
+    /// Opens the logger of a service. Needs a tokio runtime.
+    #[must_use]
+    pub fn open(&self, spec: LoggingSpec) -> Logger {
+        let shared = &self.shared;
+        let (sender, receiver) = mpsc::channel(shared.config.service_records_max.max(1));
+        let news = Arc::new(News::new(format!("{}/{}", spec.namespace, spec.service)));
+        let waiting = waiting(receiver, shared.closing.clone(), Arc::clone(&news));
+        let (config, abandoned, told) = (shared.config.clone(), shared.abandoned.clone(), Arc::clone(&news));
+        let sink = spec.clone();
+        shared.deliveries.spawn(async move {
+            let delivering = async {
+                match &sink.sink {
+                    Sink::Http(to) => http_sink::deliver(&sink, to, &config, &told, waiting).await,
+                    Sink::Folder(to) => folder::deliver(&sink, to, &config, &told, waiting).await,
+                }
+            };
+            abandoned.run_until_cancelled(delivering).await;
+        });
+        let bytes = Budget::new(shared.config.service_bytes_max, Some(Arc::clone(&shared.bytes)));
+        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news }) }
+    }
+
+    /// Delivers what waits, within the time set for it; the rest is dropped. Records that come later are dropped, too.
+    pub async fn end(&self) {
+        let within = Duration::from_secs(self.shared.config.drain_s);
+        self.shared.closing.cancel();
+        self.shared.deliveries.close();
+        if tokio::time::timeout(within, self.shared.deliveries.wait()).await.is_err() {
+            tracing::warn!(drain_s = within.as_secs(), "request logs were still to be delivered at the end; they are dropped");
+            self.shared.abandoned.cancel();
+            self.shared.deliveries.wait().await;
+        }
+    }
+}
+
+impl Logger {
+    /// What it was opened for.
+    #[must_use]
+    pub fn spec(&self) -> &LoggingSpec {
+        &self.inner.spec
+    }
+
+    /// Begins to copy a request and its answer; nothing for the probes of a kubelet, which are not logged.
+    #[must_use]
+    pub fn begin(&self, headers: &HeaderMap) -> Option<Conversation> {
+        Conversation::begin(self, headers)
+    }
+
+    /// Room for so many bytes more.
+    fn room(&self, bytes: usize) -> Option<Room> {
+        Budget::take(&self.inner.bytes, bytes)
+    }
+
+    fn submit(&self, record: Record) {
+        match self.inner.records.try_send(record) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => self.dropped(),
+            Err(mpsc::error::TrySendError::Closed(_)) => observe::logger_dropped(self.inner.news.service(), "shutdown", 1),
+        }
+    }
+
+    /// A record found no room.
+    fn dropped(&self) {
+        self.inner.news.dropped();
+    }
+}
+
+/// The records of one logger in order, until it is closed and nothing waits any more.
+fn waiting(receiver: mpsc::Receiver<Record>, closing: CancellationToken, news: Arc<News>) -> impl Stream<Item = Record> {
+    stream::unfold((receiver, closing, news), |(mut receiver, closing, news)| async move {
+        if receiver.is_empty() {
+            news.caught_up();
+        }
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = closing.cancelled(), if !receiver.is_closed() => {
+                    receiver.close();
+                    continue;
+                }
+                next = receiver.recv() => next,
+            };
+            return next.map(|record| (record, (receiver, closing, news)));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;
