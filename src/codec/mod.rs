@@ -22,7 +22,7 @@ pub mod v2_grpc;
 pub mod v2_json;
 pub mod v2_reply;
 
-use crate::inference::{InferenceError, InferenceRequest};
+use crate::inference::{InferenceError, InferenceRequest, Parameters};
 use crate::tensor::TensorError;
 use bytes::Bytes;
 use shared_memory::{Shared, SharedOutput};
@@ -207,6 +207,21 @@ impl From<EncodeError> for InferenceError {
 }
 
 /// Refuses a name that comes twice; `what` is `input` or `requested output`.
+/// The beginning of parameters that Triton keeps for itself.
+const RESERVED: &str = "triton_";
+/// The one of them that its clients may send: whether a stream ends with an empty answer.
+const ENDS_EMPTY: &str = "triton_enable_empty_final_response";
+
+/// Refuses parameters whose names are the server's own: whoever sends one means something that would not happen.
+///
+/// Source: Triton's parameters extension, "reserved".
+fn check_reserved(parameters: &Parameters) -> Result<(), DecodeError> {
+    match parameters.keys().find(|name| name.starts_with(RESERVED) && *name != ENDS_EMPTY) {
+        Some(name) => Err(DecodeError::Refused(format!("parameter `{name}` is reserved for the server"))),
+        None => Ok(()),
+    }
+}
+
 fn check_unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), DecodeError> {
     if names.size_hint().1.is_some_and(|most| most < 2) {
         return Ok(());

@@ -5,7 +5,7 @@ use super::json::scanner::Scanner;
 use super::shared_memory::{self, Shared, SharedPlace};
 use super::v2_binary::Blobs;
 use super::v2_json::{DataReader, Input, TensorHead};
-use super::{DecodeError, Decoded, Limits, ReplyForm, check_unique};
+use super::{DecodeError, Decoded, Limits, ReplyForm, check_reserved, check_unique};
 use crate::inference::{InferenceRequest, Parameter, Parameters, RequestedOutput};
 use crate::tensor::{DataType, Tensor, datatype::UnknownDataType};
 
@@ -30,6 +30,7 @@ pub(super) fn read(text: &[u8], blobs: &mut Blobs, model: &str, limits: &Limits)
     scanner.end()?;
     request.inputs = inputs.ok_or_else(|| Place::of("inputs").problem("is missing"))?;
     let names = request.inputs.iter().map(|input| input.name().as_ref());
+    check_reserved(&request.parameters)?;
     check_unique("input", names.chain(shared.inputs.iter().map(|input| input.name.as_ref())))?;
     check_unique("requested output", request.outputs.iter().map(|output| output.name.as_str()))?;
     shared.outputs = shared_memory::wanted(&request.outputs)?;

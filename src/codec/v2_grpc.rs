@@ -5,7 +5,7 @@ use super::open_inference::model_infer_request::{InferInputTensor, InferRequeste
 use super::open_inference::model_infer_response::InferOutputTensor;
 use super::open_inference::{InferParameter, ModelInferRequest, ModelInferResponse};
 use super::shared_memory::{self, Shared, SharedInput, SharedPlace, place_of};
-use super::{DecodeError, Decoded, Limits, ReplyForm, ReplyHead, check_unique, grpc_contents};
+use super::{DecodeError, Decoded, Limits, ReplyForm, ReplyHead, check_reserved, check_unique, grpc_contents};
 use crate::inference::{InferenceRequest, InferenceResponse, Parameter, Parameters, RequestedOutput};
 use crate::tensor::{DataType, Tensor, datatype::UnknownDataType};
 use bytes::Bytes;
@@ -30,9 +30,11 @@ pub fn decode(message: ModelInferRequest, limits: &Limits) -> Result<Decoded, De
     let names = inputs.iter().map(|input| input.name().as_ref());
     check_unique("input", names.chain(shared_inputs.iter().map(|input| input.name.as_ref())))?;
     check_unique("requested output", message.outputs.iter().map(|output| output.name.as_str()))?;
+    let given = parameters(message.parameters);
+    check_reserved(&given)?;
     let request = InferenceRequest {
         id: Some(message.id).filter(|id| !id.is_empty()),
-        parameters: parameters(message.parameters),
+        parameters: given,
         inputs,
         outputs: message.outputs.into_iter().map(requested_output).collect(),
         ..InferenceRequest::default()
@@ -240,6 +242,16 @@ mod tests {
         assert_eq!(decoded.request.inputs[0].data().as_ptr(), blob.as_ptr());
         assert_eq!(decoded.reply, ReplyForm::Binary);
         assert_eq!(decoded.request.id, None);
+    }
+
+    #[test]
+    fn parameters_that_are_the_servers_own_are_refused_by_name() {
+        let with =
+            |name: &str| ModelInferRequest { parameters: BTreeMap::from([(name.to_owned(), int_parameter(1))]), ..request(vec![], vec![]) };
+        assert_eq!(message(with("triton_final_response")), "parameter `triton_final_response` is reserved for the server");
+        for name in ["triton_enable_empty_final_response", "priority", "my_triton_"] {
+            assert!(decode(with(name), &Limits::default()).is_ok(), "{name}");
+        }
     }
 
     #[test]

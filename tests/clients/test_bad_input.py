@@ -108,6 +108,12 @@ def test_names_that_repeat_miss_or_are_unknown_are_refused(strict):
     assert refused(infer(strict, {"inputs": both, "outputs": [{"name": "sum"}, {"name": "sum"}]}), says="sum")
 
 
+def test_a_parameter_that_is_the_servers_own_is_refused_by_name(strict):
+    both = {"inputs": [tensor("a"), tensor("b")]}
+    assert refused(infer(strict, {**both, "parameters": {"triton_final_response": True}}), says="triton_final_response")
+    assert infer(strict, {**both, "parameters": {"mine": "x", "triton_enable_empty_final_response": True}}).status == 200
+
+
 @pytest.mark.parametrize(
     ("model", "datatype", "value"),
     [
