@@ -275,22 +275,27 @@ impl Writer {
 
     /// Puts a service's status in place; nothing happens when it is the same or the resource is gone.
     pub fn set_status(&mut self, key: &ResourceKey, status: InferenceServiceStatus) {
-        let before = self.shared.snapshot.load();
-        let Some(stored) = before.get(key).filter(|stored| stored.status.as_ref() != Some(&status)) else { return };
-        let mut next = Snapshot::clone(&before);
-        next.resource_version += 1;
-        let stored = Stored { status: Some(status), resource_version: next.resource_version, ..Stored::clone(stored) };
-        next.resources.insert_mut(key.clone(), Arc::new(stored));
-        self.publish(next);
+        let is_news = |stored: &Stored| stored.status.as_ref() != Some(&status);
+        if self.shared.snapshot.load().get(key).is_some_and(|stored| is_news(stored)) {
+            self.change(key, |stored| stored.status = Some(status));
+        }
     }
 
     /// The same for a graph.
     pub fn set_graph_status(&mut self, key: &ResourceKey, status: InferenceGraphStatus) {
-        let before = self.shared.snapshot.load();
-        let Some(stored) = before.get(key).filter(|stored| stored.graph_status.as_ref() != Some(&status)) else { return };
-        let mut next = Snapshot::clone(&before);
+        let is_news = |stored: &Stored| stored.graph_status.as_ref() != Some(&status);
+        if self.shared.snapshot.load().get(key).is_some_and(|stored| is_news(stored)) {
+            self.change(key, |stored| stored.graph_status = Some(status));
+        }
+    }
+
+    /// Puts a changed copy of a resource in place, under a new version; nothing happens when it is gone.
+    fn change(&mut self, key: &ResourceKey, change: impl FnOnce(&mut Stored)) {
+        let mut next = Snapshot::clone(&self.shared.snapshot.load());
+        let Some(mut stored) = next.get(key).map(|stored| Stored::clone(stored)) else { return };
         next.resource_version += 1;
-        let stored = Stored { graph_status: Some(status), resource_version: next.resource_version, ..Stored::clone(stored) };
+        change(&mut stored);
+        stored.resource_version = next.resource_version;
         next.resources.insert_mut(key.clone(), Arc::new(stored));
         self.publish(next);
     }

@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result
         [] => files::in_folders(config.models.iter().chain(&config.runtimes))?,
         paths => files::in_paths(paths)?,
     };
-    let mut report = Report::default();
+    let mut report = Report { lists_fields: arguments.compat, ..Report::default() };
     for file in &files {
         report.read(file, &config)?;
     }
@@ -68,6 +68,8 @@ struct Report {
     good: Vec<Manifest>,
     refused: usize,
     problems: Vec<Problem>,
+    /// Whether `fields` are asked for.
+    lists_fields: bool,
     /// Every known field that says something.
     fields: Vec<Field>,
 }
@@ -75,7 +77,7 @@ struct Report {
 impl Report {
     fn read(&mut self, file: &Path, config: &Config) -> anyhow::Result<()> {
         let (bytes_max, namespace) = (config.control.manifest_bytes_max, config.default_namespace.clone());
-        let options = Options { bytes_max, namespace, lists_fields: true };
+        let options = Options { bytes_max, namespace, lists_fields: self.lists_fields };
         let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         self.take(&bytes, file, &options, Defaults { deployment_mode: config.deployment_mode.into(), graphs: config.graphs.bounds() });
         Ok(())

@@ -6,9 +6,8 @@ use super::mind::Mind;
 use super::model_files::ModelFiles;
 use super::queue::Outcome;
 use super::replicas::Size;
-use super::services::{Replicas, Running, Service, Why, route_of};
+use super::services::{OutOfReach, Replicas, Running, Service, Why, route_of};
 use super::sides::Fresh;
-use super::sleep::OutOfReach;
 use super::status::Stage;
 use super::warm_up::warm_up;
 use crate::api::ResourceKey;
@@ -203,7 +202,7 @@ impl Rollout {
         let file_bytes = looking.await.expect("looking at files ends because it does not panic and is never aborted");
         let limit = self.mind.memory.limit_bytes();
         let fits_beside = |stays: u64| file_bytes.saturating_add(stays) <= limit;
-        let mut out_of_reach = self.mind.bytes_out_of_reach(&self.key);
+        let mut out_of_reach = self.mind.services.bytes_out_of_reach(&self.key);
         if !fits_beside(out_of_reach.own + out_of_reach.others) {
             let fits_alone = out_of_reach.own > 0 && self.role == Role::Newest && fits_beside(out_of_reach.others);
             if !fits_alone || !self.mind.services.with(&self.key, |service| service.rollout.recreate) {

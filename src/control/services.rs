@@ -279,7 +279,12 @@ impl Service {
             None if taken > 0 && main => ScaleSpec { min: scale.min.saturating_sub(taken).max(1), ..scale },
             None => scale,
         });
-        Loaded { key: key.clone(), running: running.clone(), scale, main, alone: self.beside.is_empty() }
+        Loaded { key: key.clone(), running: running.clone(), scale, main, alone: self.beside.is_empty(), stays: self.stays() }
+    }
+
+    /// Whether its models are never put to sleep for the sake of others: it is pinned, or several share its requests.
+    pub(super) fn stays(&self) -> bool {
+        !self.beside.is_empty() || self.scale.as_ref().is_some_and(|scale| scale.pinned)
     }
 }
 
@@ -293,6 +298,8 @@ pub(super) struct Loaded {
     pub(super) main: bool,
     /// Whether its service has no other.
     pub(super) alone: bool,
+    /// Whether it is never put to sleep for the sake of others.
+    pub(super) stays: bool,
 }
 
 /// The route of a service whose spec is known.
@@ -325,14 +332,20 @@ pub(super) fn idle_route(key: &ResourceKey, reason: &str) -> Route {
     }
 }
 
+/// Bytes that a load cannot count on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OutOfReach {
+    /// Those of the service itself.
+    pub(super) own: u64,
+    pub(super) others: u64,
+}
+
 /// All services, and the route table made of them.
 #[derive(Debug)]
 pub(super) struct Services {
     default_namespace: String,
     router: Router,
     all: Mutex<BTreeMap<ResourceKey, Service>>,
-    /// Locked after `all`, where both are.
-    graphs: Mutex<BTreeMap<ResourceKey, Arc<GraphRoute>>>,
     /// Where services are reached, if KServe's ConfigMap says so.
     ingress: ArcSwapOption<Ingress>,
 }
@@ -341,8 +354,7 @@ impl Services {
     /// None yet; the route table is empty from now on.
     pub(super) fn new(default_namespace: String, router: Router) -> Self {
         router.swap(RouteTable::new(default_namespace.clone(), Vec::<Route>::new()));
-        let (all, graphs) = (Mutex::default(), Mutex::default());
-        Self { default_namespace, router, all, graphs, ingress: ArcSwapOption::empty() }
+        Self { default_namespace, router, all: Mutex::default(), ingress: ArcSwapOption::empty() }
     }
 
     /// Looks at or changes one service; makes its entry when there is none.
@@ -384,7 +396,6 @@ impl Services {
     pub(super) fn clear(&self) -> Vec<Service> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let services = std::mem::take(&mut *all);
-        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.router.swap(RouteTable::new(self.default_namespace.clone(), Vec::<Route>::new()));
         self.publish_loggers(&all);
         services.into_values().map(|service| Service { published: Roads::default(), ..service }).collect()
@@ -410,13 +421,13 @@ impl Services {
         all.iter().flat_map(of).collect()
     }
 
-    /// Bytes that the loaded revisions hold: those of one service, and those of others that `stay`.
-    pub(super) fn bytes_held(&self, key: &ResourceKey, stay: impl Fn(&Service) -> bool) -> (u64, u64) {
+    /// Bytes that a load of this service cannot count on: what it holds itself, and what others hold that stay.
+    pub(super) fn bytes_out_of_reach(&self, key: &ResourceKey) -> OutOfReach {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = |service: &Service| service.running.iter().chain(&service.beside).map(|running| running.memory.bytes()).sum::<u64>();
         let own = all.get(key).map_or(0, bytes);
-        let others = all.iter().filter(|(other, service)| *other != key && stay(service)).map(|(_, service)| bytes(service)).sum();
-        (own, others)
+        let others = all.iter().filter(|(other, service)| *other != key && service.stays()).map(|(_, service)| bytes(service)).sum();
+        OutOfReach { own, others }
     }
 
     /// Services whose canary is being judged.
@@ -437,7 +448,7 @@ impl Services {
 
     /// A graph's route.
     pub(super) fn graph(&self, key: &ResourceKey) -> Option<Arc<GraphRoute>> {
-        self.graphs.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.router.load().graph(&key.namespace, &key.name).cloned()
     }
 
     /// Puts a graph's route in place, or takes it away; whether there was one before.
@@ -445,13 +456,12 @@ impl Services {
         // Held while the table changes, so that nobody changes it at the same time.
         let _all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let table = RouteTable::clone(&self.router.load());
-        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-        let (table, before) = match route {
-            Some(route) => (table.with_graphs([Arc::clone(&route)]), graphs.insert(key.clone(), route)),
-            None => (table.without_graph(&key.namespace, &key.name), graphs.remove(key)),
-        };
-        self.router.swap(table);
-        before.is_some()
+        let was_there = table.graph(&key.namespace, &key.name).is_some();
+        self.router.swap(match route {
+            Some(route) => table.with_graphs([route]),
+            None => table.without_graph(&key.namespace, &key.name),
+        });
+        was_there
     }
 
     /// Lets another logger see a service's requests from now on.

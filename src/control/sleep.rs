@@ -2,7 +2,7 @@
 
 use super::memory::{Reservation, resident_bytes};
 use super::mind::Mind;
-use super::services::{Loaded, Service, Why};
+use super::services::{Loaded, Why};
 use crate::api::{Kind, ResourceKey};
 use crate::observe;
 use crate::resolve::revision::RevisionName;
@@ -77,7 +77,7 @@ impl Mind {
 
     /// What could be put to sleep for the sake of another service.
     fn candidates(&self, other_than: &ResourceKey) -> Vec<Candidate> {
-        let free = |loaded: &Loaded| loaded.key != *other_than && !stays(loaded) && loaded.running.is_idle();
+        let free = |loaded: &Loaded| loaded.key != *other_than && !loaded.stays && loaded.running.is_idle();
         let candidate = |Loaded { key, running, .. }: Loaded| Candidate {
             key,
             bytes: running.memory.bytes(),
@@ -86,26 +86,6 @@ impl Mind {
         };
         self.services.loaded().into_iter().filter(free).map(candidate).collect()
     }
-
-    /// What models of other services take that stay, and what the service itself does: a load cannot count on either.
-    pub(super) fn bytes_out_of_reach(&self, key: &ResourceKey) -> OutOfReach {
-        let stay = |service: &Service| !service.beside.is_empty() || service.scale.as_ref().is_some_and(|scale| scale.pinned);
-        let (own, others) = self.services.bytes_held(key, stay);
-        OutOfReach { own, others }
-    }
-}
-
-/// Bytes that a load cannot count on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct OutOfReach {
-    /// Those of the service itself.
-    pub(super) own: u64,
-    pub(super) others: u64,
-}
-
-/// Whether a model is never put to sleep for the sake of others: it is pinned, or shares requests with another one.
-fn stays(loaded: &Loaded) -> bool {
-    !loaded.alone || loaded.scale.as_ref().is_some_and(|scale| scale.pinned)
 }
 
 /// Hands what requests ask of sleeping models to the reconcile of their service.

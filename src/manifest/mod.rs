@@ -30,6 +30,7 @@ use fault::Fault;
 pub use places::{FieldPlaces, field_below};
 pub use treatment::Treatment;
 use tree::{NodeId, Tree};
+pub use typed::UNKNOWN_FIELD;
 
 /// What a reader of manifests may be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +176,7 @@ impl FileReader<'_> {
     }
 
     fn resource(&mut self, tree: &Tree, root: NodeId, kind: Kind, faulty: bool, chunk: text::Chunk<'_>) {
-        let (resource, findings) = typed_resource(tree, root, kind, (self.options.lists_fields, chunk));
+        let (resource, findings) = self.typed_resource(tree, root, kind, chunk);
         self.list(findings.fields);
         let mut good = !faulty && findings.errors.is_empty();
         let key = self.peek(tree, root);
@@ -193,6 +194,44 @@ impl FileReader<'_> {
         good &= self.identify(kind, resource.metadata_mut(), &fields, key.as_ref());
         let manifest = Manifest { resource, place: manifest_place, fields };
         if good { self.parsed.resources.push(manifest) } else { self.parsed.refused.push(manifest) }
+    }
+
+    fn typed_resource(&self, tree: &Tree, root: NodeId, kind: Kind, chunk: text::Chunk<'_>) -> (Option<Resource>, typed::Findings) {
+        let lists_fields = self.options.lists_fields;
+        match kind {
+            Kind::InferenceService => {
+                let (service, findings) = typed::read::<InferenceService>(tree, root, lists_fields);
+                (service.map(|service| Resource::InferenceService(Box::new(service))), findings)
+            }
+            Kind::InferenceGraph => {
+                let (graph, findings) = typed::read::<InferenceGraph>(tree, root, lists_fields);
+                (graph.map(|graph| Resource::InferenceGraph(Box::new(graph))), findings)
+            }
+            Kind::ServingRuntime => {
+                let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);
+                (runtime.map(|runtime| Resource::ServingRuntime(Box::new(runtime))), findings)
+            }
+            Kind::ClusterServingRuntime => {
+                let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);
+                (runtime.map(|runtime| Resource::ClusterServingRuntime(Box::new(runtime))), findings)
+            }
+            Kind::ConfigMap => {
+                let (map, mut findings) = typed::read::<ConfigMap>(tree, root, lists_fields);
+                let map = map.map(|mut map| {
+                    settings::take_up(tree, root, chunk, &mut map, &mut findings);
+                    Resource::ConfigMap(Box::new(map))
+                });
+                (map, findings)
+            }
+            Kind::Secret => {
+                let (secret, findings) = typed::read_hidden::<Secret>(tree, root, lists_fields);
+                (secret.map(|secret| Resource::Secret(Box::new(secret.without_last_applied()))), findings)
+            }
+            Kind::ServiceAccount => {
+                let (account, findings) = typed::read::<ServiceAccount>(tree, root, lists_fields);
+                (account.map(|account| Resource::ServiceAccount(Box::new(account))), findings)
+            }
+        }
     }
 
     /// Takes in the fields that say something: of one that holds others, either it or these.
@@ -256,44 +295,6 @@ impl FileReader<'_> {
 /// Whether a field stands inside another one.
 fn is_below(field: &str, other: &str) -> bool {
     field.strip_prefix(other).is_some_and(|rest| rest.starts_with(['.', '[']))
-}
-
-fn typed_resource(tree: &Tree, root: NodeId, kind: Kind, how: (bool, text::Chunk<'_>)) -> (Option<Resource>, typed::Findings) {
-    let (lists_fields, chunk) = how;
-    match kind {
-        Kind::InferenceService => {
-            let (service, findings) = typed::read::<InferenceService>(tree, root, lists_fields);
-            (service.map(|service| Resource::InferenceService(Box::new(service))), findings)
-        }
-        Kind::InferenceGraph => {
-            let (graph, findings) = typed::read::<InferenceGraph>(tree, root, lists_fields);
-            (graph.map(|graph| Resource::InferenceGraph(Box::new(graph))), findings)
-        }
-        Kind::ServingRuntime => {
-            let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);
-            (runtime.map(|runtime| Resource::ServingRuntime(Box::new(runtime))), findings)
-        }
-        Kind::ClusterServingRuntime => {
-            let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);
-            (runtime.map(|runtime| Resource::ClusterServingRuntime(Box::new(runtime))), findings)
-        }
-        Kind::ConfigMap => {
-            let (map, mut findings) = typed::read::<ConfigMap>(tree, root, lists_fields);
-            let map = map.map(|mut map| {
-                settings::take_up(tree, root, chunk, &mut map, &mut findings);
-                Resource::ConfigMap(Box::new(map))
-            });
-            (map, findings)
-        }
-        Kind::Secret => {
-            let (secret, findings) = typed::read_hidden::<Secret>(tree, root, lists_fields);
-            (secret.map(|secret| Resource::Secret(Box::new(secret.without_last_applied()))), findings)
-        }
-        Kind::ServiceAccount => {
-            let (account, findings) = typed::read::<ServiceAccount>(tree, root, lists_fields);
-            (account.map(|account| Resource::ServiceAccount(Box::new(account))), findings)
-        }
-    }
 }
 
 #[cfg(test)]

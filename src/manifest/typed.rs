@@ -22,6 +22,9 @@ use crate::api::problem::did_you_mean;
 /// Mistakes of one resource that are told at once; a file with more is likely not meant for us.
 const MISTAKES_MAX: usize = 32;
 
+/// What is said of a field that no version of KServe knows.
+pub const UNKNOWN_FIELD: &str = "unknown field";
+
 /// What reading a resource found beside its value.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
@@ -254,7 +257,7 @@ impl<'t, 'r> At<'t, 'r> {
 
     fn note_unknown(self, entry: &Entry, fields: &'static [&'static str]) {
         let field = Path::Key(self.path, &entry.key).to_string();
-        let mut fault = Fault::at(entry.position, "unknown field").with_field(field);
+        let mut fault = Fault::at(entry.position, UNKNOWN_FIELD).with_field(field);
         fault.hint = did_you_mean(&entry.key, fields.iter().copied()).map(|meant| format!("did you mean `{meant}`?"));
         self.reading.findings.borrow_mut().unknown.push(fault);
     }

@@ -237,7 +237,7 @@ fn lower_case(host: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::router::Target;
+    use crate::router::{Roads, Target};
 
     fn route(namespace: &str, service: &str) -> Route {
         Route {
@@ -254,8 +254,9 @@ mod tests {
         let services = [route("default", "iris"), route("team-a", "iris"), route("team-a", "x-predictor")];
         let revision = |label: &str| (Arc::from(label), Arc::new(route("default", "iris")));
         let graph = |name: &str| Arc::new(GraphRoute { namespace: "default".to_owned(), name: name.into(), target: Err(String::new()) });
-        let tagged = [revision("latest-iris"), revision("prev-iris"), revision("iris-v2")];
-        RouteTable::new("default", services).with_tagged(tagged).with_graphs([graph("all"), graph("iris")])
+        let labels = vec![revision("latest-iris"), revision("prev-iris"), revision("iris-v2")];
+        let table = RouteTable::new("default", services).with(&Roads::default(), &Roads { route: None, labels });
+        table.with_graphs([graph("all"), graph("iris")])
     }
 
     fn read(host: &str) -> String {

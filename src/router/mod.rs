@@ -189,8 +189,16 @@ impl Router {
         self.propagation.load()
     }
 
-    /// Lets headers whose names fit these patterns go along with the calls of graphs from now on.
+    /// Lets headers whose names fit these patterns go along with the calls of graphs from now on. Patterns are read, and
+    /// those that are none are told, only where they are others than before.
     pub fn propagate(&self, patterns: Option<&[String]>) {
+        let is_same = match (&*self.propagation(), patterns) {
+            (Some(now), Some(patterns)) => now.is_of(patterns),
+            (now, patterns) => now.is_none() && patterns.is_none(),
+        };
+        if is_same {
+            return;
+        }
         self.propagation.store(patterns.map(|patterns| Arc::new(Propagation::new(patterns))));
     }
 

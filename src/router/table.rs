@@ -93,13 +93,6 @@ impl RouteTable {
         table
     }
 
-    /// The same with these routes to single revisions of services.
-    #[must_use]
-    pub fn with_tagged(self, tagged: impl IntoIterator<Item = (Arc<str>, Arc<Route>)>) -> Self {
-        let now = Roads { route: None, labels: tagged.into_iter().collect() };
-        self.with(&Roads::default(), &now)
-    }
-
     /// The same table with these graphs.
     #[must_use]
     pub fn with_graphs(mut self, graphs: impl IntoIterator<Item = Arc<GraphRoute>>) -> Self {

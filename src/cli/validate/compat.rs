@@ -1,7 +1,7 @@
 //! What becomes of every field of a file on this machine, and how many there are of each kind.
 
 use crate::api::problem::{Problem, Severity};
-use crate::manifest::{Field, Treatment};
+use crate::manifest::{Field, Treatment, UNKNOWN_FIELD};
 use crate::place::Place;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ pub(super) fn write(fields: &[Field], problems: &[Problem], out: &mut impl Write
 
 /// A field that no version of KServe knows; a cluster drops it without a word.
 fn is_unknown(problem: &Problem) -> bool {
-    problem.severity == Severity::Warning && problem.message == "unknown field"
+    problem.severity == Severity::Warning && problem.message == UNKNOWN_FIELD
 }
 
 fn unknown(problem: &Problem) -> (&Place, &str, String) {

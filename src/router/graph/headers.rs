@@ -24,6 +24,8 @@ const NEVER: [&str; 11] = [
 /// The patterns of header names that go along.
 #[derive(Debug, Clone, Default)]
 pub(in crate::router) struct Propagation {
+    /// As they were written.
+    written: Vec<String>,
     patterns: Vec<Regex>,
 }
 
@@ -34,7 +36,12 @@ impl Propagation {
             let read = Regex::new(pattern);
             read.map_err(|error| tracing::warn!(pattern, %error, "a header to propagate is not a pattern, so it is passed over")).ok()
         };
-        Self { patterns: patterns.iter().filter_map(read).collect() }
+        Self { written: patterns.to_vec(), patterns: patterns.iter().filter_map(read).collect() }
+    }
+
+    /// Whether it was made of these patterns.
+    pub(in crate::router) fn is_of(&self, patterns: &[String]) -> bool {
+        self.written == patterns
     }
 
     /// The headers that go along, each with all its values.

@@ -526,3 +526,17 @@ async fn a_url_that_does_not_answer_or_answers_too_much_fails_the_graph() {
     let (status, body) = house.ask(&ensemble(&format!("{{serviceUrl: '{url}'}}")), "{}").await;
     assert_eq!((status, cause(&body).as_str()), (500, "json: cannot unmarshal array into Go value of type map[string]interface {}"));
 }
+
+#[test]
+fn patterns_that_stay_the_same_are_read_once() {
+    let router = Router::default();
+    let patterns = ["^X-".to_owned(), "[".to_owned()];
+    router.propagate(Some(&patterns));
+    let first = router.propagation().clone().unwrap();
+    router.propagate(Some(&patterns));
+    assert!(Arc::ptr_eq(&first, router.propagation().as_ref().unwrap()), "a wrong one is told once, not with every look at the folder");
+    router.propagate(Some(&patterns[..1]));
+    assert!(!Arc::ptr_eq(&first, router.propagation().as_ref().unwrap()));
+    router.propagate(None);
+    assert!(router.propagation().is_none());
+}
