@@ -109,6 +109,12 @@ impl Hidden {
     }
 }
 
+impl From<String> for Hidden {
+    fn from(value: String) -> Self {
+        Self(value)
+    }
+}
+
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HIDDEN)

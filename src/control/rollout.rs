@@ -21,7 +21,7 @@ use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
 use crate::resolve::storage_uri::StorageUri;
 use crate::router::Target;
-use crate::storage::{ModelDir, Progress, StorageError};
+use crate::storage::{ModelDir, Order, Progress, StorageError};
 use crate::store::{Stored, rfc3339};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -248,10 +248,11 @@ impl Rollout {
             self.watch_files(path.clone()).await;
         }
         self.say(Stage::Loading("fetching the model".to_owned()));
+        let order = Order::open(uri.clone());
         let report = self.progress_report();
         let fetched = tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
-            fetched = self.mind.storage.fetch(uri, &report) => fetched,
+            fetched = self.mind.storage.fetch(&order, &report) => fetched,
         };
         let model =
             fetched.map_err(|error| Stop::Failed { may_pass: matches!(error, StorageError::MayPass(_)), message: error.to_string() })?;

@@ -19,6 +19,7 @@ pub mod rollout;
 pub mod runtime;
 pub mod scale;
 pub mod server_type;
+pub mod storage_env;
 pub mod storage_uri;
 mod threads;
 pub mod traffic;

@@ -1,8 +1,9 @@
 //! One file from a web server to the disk: it goes on where it stopped, and tries again as long as that helps.
 
 use super::cache::Slot;
-use super::http::{Answer, Refusal, Resume, Source};
+use super::source::{Answer, Ask, Refusal, RemoteFile, Source};
 use super::{HttpConfig, OnProgress, Progress, StorageError, disk_error, on_disk};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -44,13 +45,14 @@ struct State {
 /// `Wrong` when the server says so or a bound is passed; `MayPass` after `attempts_max` tries without a new byte.
 pub(super) async fn download(
     source: &Source,
+    remote: &RemoteFile,
     slot: Arc<Slot>,
     config: &HttpConfig,
     progress: OnProgress<'_>,
 ) -> Result<PathBuf, StorageError> {
     let part_bytes = config.part_bytes;
     let part = Arc::new(Mutex::new(on_disk(move || Part::open(slot, part_bytes)).await?));
-    let transfer = Transfer { source, part, bytes_max: config.model_bytes_max, progress };
+    let transfer = Transfer { source, remote, part, bytes_max: config.model_bytes_max, progress };
     let (mut furthest, mut failures) = (transfer.bytes_len(), 0);
     loop {
         let refusal = match transfer.attempt().await {
@@ -69,6 +71,7 @@ pub(super) async fn download(
 /// One download under way.
 struct Transfer<'a> {
     source: &'a Source,
+    remote: &'a RemoteFile,
     part: Arc<Mutex<Part>>,
     bytes_max: u64,
     progress: OnProgress<'a>,
@@ -85,11 +88,11 @@ enum Stop {
 impl Transfer<'_> {
     /// Asks for what is missing and writes it down, to the end of the file.
     async fn attempt(&self) -> Result<(), Stop> {
-        let resume = self.look(Part::resume);
+        let ask = self.look(Part::ask);
         if self.look(Part::is_whole) {
             return Ok(());
         }
-        let answer = self.source.get(resume.as_ref()).await.map_err(Stop::Asked)?;
+        let answer = self.source.read(self.remote, &ask).await.map_err(Stop::Asked)?;
         self.check_bound(answer.total.unwrap_or(0))?;
         let (offset, validator, total) = (answer.offset, answer.validator.clone(), answer.total);
         self.change(move |part| part.begin(offset, validator, total)).await?;
@@ -102,7 +105,7 @@ impl Transfer<'_> {
     async fn receive(&self, mut answer: Answer) -> Result<(), Stop> {
         let mut gathered = Vec::with_capacity(WRITE_BYTES);
         loop {
-            let chunk = answer.response.chunk().await.map_err(|error| Stop::Asked(self.source.broken(error)));
+            let chunk = answer.bytes.next().await.transpose().map_err(Stop::Asked);
             let ended = !matches!(chunk, Ok(Some(_)));
             if let Ok(Some(bytes)) = &chunk {
                 gathered.extend_from_slice(bytes);
@@ -206,9 +209,11 @@ impl Part {
         self.cut(self.state.bytes_safe)
     }
 
-    fn resume(&self) -> Option<Resume> {
-        let validator = self.state.validator.clone()?;
-        (self.bytes_len > 0).then_some(Resume { from: self.bytes_len, validator })
+    /// What is still to be asked for.
+    fn ask(&self) -> Ask {
+        let validator = self.state.validator.clone().filter(|_| self.bytes_len > 0);
+        let from = if validator.is_some() { self.bytes_len } else { 0 };
+        Ask { from, until: None, validator }
     }
 
     fn is_whole(&self) -> bool {

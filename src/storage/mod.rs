@@ -6,12 +6,14 @@
 mod archive;
 mod cache;
 mod download;
-mod http;
 mod local;
+mod source;
 
+use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
 use cache::{Cache, Slot};
 use serde::{Deserialize, Serialize};
+use source::{RemoteFile, Source};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -74,12 +76,31 @@ impl Default for HttpConfig {
     }
 }
 
+/// What to fetch, and what opens the door to it.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Where the model lies.
+    pub uri: StorageUri,
+    /// KServe's variables of the storage initializer, from the resources.
+    pub env: StorageEnv,
+    /// What the bytes of the one file that is fetched must hash to, where the user pins it.
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl Order {
+    /// A model that is open to all.
+    #[must_use]
+    pub fn open(uri: StorageUri) -> Self {
+        Self { uri, env: StorageEnv::default(), sha256: None }
+    }
+}
+
 /// Fetches models. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Storage {
     config: Arc<Config>,
     cache: Arc<Cache>,
-    web: Arc<http::Web>,
+    web: Arc<source::web::Web>,
 }
 
 /// A model's files on this machine; keep it as long as they are used.
@@ -124,7 +145,7 @@ impl Storage {
     #[must_use]
     pub fn new(config: Config) -> Self {
         let cache = Arc::new(Cache::new(config.cache.clone()));
-        let web = Arc::new(http::Web::new(config.http.clone()));
+        let web = Arc::new(source::web::Web::new(config.http.clone()));
         Self { config: Arc::new(config), cache, web }
     }
 
@@ -137,8 +158,8 @@ impl Storage {
     ///
     /// # Errors
     /// [`StorageError`], by what to do.
-    pub async fn fetch(&self, uri: &StorageUri, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
-        let path = match uri {
+    pub async fn fetch(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let path = match &order.uri {
             StorageUri::Local(path) => local::find(path, &self.config.allowed_roots).await?,
             StorageUri::Pvc { claim, path } => local::find_in_claim(claim, path, &self.config.pvc).await?,
             StorageUri::Http(uri) => self.fetch_http(uri, progress).await?,
@@ -148,41 +169,45 @@ impl Storage {
     }
 
     async fn fetch_http(&self, uri: &str, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {
-        let source = self.web.source(uri)?;
+        let source = Source::Web(self.web.source(uri)?);
         let slot = match self.cache.claim(uri).await? {
             cache::Claim::Kept(path) => return Ok(path),
             cache::Claim::ToFetch(slot) => Arc::new(slot),
         };
-        let body = download::download(&source, Arc::clone(&slot), self.web.config(), progress).await?;
+        let listing = source.list().await?;
+        let Some(file) = listing.files.into_iter().next() else {
+            return Err(StorageError::Wrong(format!("no model found in `{}`", source.shown())));
+        };
+        let body = download::download(&source, &file, Arc::clone(&slot), self.web.config(), progress).await?;
         let bounds = archive::Bounds { bytes_max: self.config.http.model_bytes_max, entries_max: self.config.http.archive_entries_max };
-        on_disk(move || publish(&slot, &body, &source, &bounds)).await
+        on_disk(move || publish(&slot, &body, &source.shown(), &file, &bounds)).await
     }
 }
 
 /// Places the fetched body and lets the model be seen. A body that cannot be used is thrown away, so that the
 /// next try asks the server again.
-fn publish(slot: &Slot, body: &Path, source: &http::Source, bounds: &archive::Bounds) -> Result<PathBuf, StorageError> {
+fn publish(slot: &Slot, body: &Path, origin: &str, file: &RemoteFile, bounds: &archive::Bounds) -> Result<PathBuf, StorageError> {
     let files = slot.empty_files_folder()?;
-    let placed = place(body, &files, source, bounds);
+    let placed = place(body, &files, file, bounds);
     if matches!(placed, Err(StorageError::Wrong(_))) {
         slot.discard();
     }
     placed?;
-    slot.publish(&source.shown())
+    slot.publish(origin)
 }
 
-fn place(body: &Path, files: &Path, source: &http::Source, bounds: &archive::Bounds) -> Result<(), StorageError> {
-    let Some(packing) = source.packing() else {
-        let target = files.join(source.file_name());
+fn place(body: &Path, files: &Path, file: &RemoteFile, bounds: &archive::Bounds) -> Result<(), StorageError> {
+    let Some(packing) = file.packing else {
+        let target = files.join(&file.path);
         return std::fs::rename(body, &target).map_err(|error| disk_error(&error, &target));
     };
-    archive::unpack(body, packing, files, source.file_name(), bounds)
+    archive::unpack(body, packing, files, &file.path, bounds)
 }
 
 fn not_yet_served(scheme: &str, uri: &str) -> StorageError {
     StorageError::Wrong(format!(
         "`{scheme}://` is not yet served: `{}`\nhint: copy the model to this machine and write its path, or use `pvc://`, `http://` or `https://`",
-        http::without_secrets(uri)
+        source::web::without_secrets(uri)
     ))
 }
 

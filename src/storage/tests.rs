@@ -105,7 +105,7 @@ impl Place {
     }
 
     async fn fetch(&self, uri: &StorageUri) -> Result<ModelDir, StorageError> {
-        self.storage().fetch(uri, &|_| {}).await
+        self.storage().fetch(&Order::open(uri.clone()), &|_| {}).await
     }
 
     async fn fetched(&self, server: &Server, path: &str) -> Vec<u8> {
@@ -136,7 +136,7 @@ fn model() -> Vec<u8> {
 async fn a_model_is_fetched_once_and_then_kept_even_without_network() {
     let (place, server) = (Place::new(), Server::of(vec![whole("a", 1000, &model())]).await);
     let last = Mutex::new(Progress::default());
-    let fetched = place.storage().fetch(&server.uri("/m.onnx"), &|now| *last.lock().unwrap() = now).await.unwrap();
+    let fetched = place.storage().fetch(&Order::open(server.uri("/m.onnx")), &|now| *last.lock().unwrap() = now).await.unwrap();
     assert_eq!(std::fs::read(fetched.path().join("m.onnx")).unwrap(), model());
     assert_eq!(*last.lock().unwrap(), Progress { bytes_done: 1000, bytes_total: Some(1000) });
     let uri = server.uri("/m.onnx");
@@ -192,10 +192,10 @@ async fn a_download_that_was_dropped_goes_on_where_it_stopped() {
     let model: Vec<u8> = model().repeat(2000);
     let server = falls_silent(model.clone()).await;
     let (place, written) = (Place::new(), tokio::sync::Notify::new());
-    let (storage, uri) = (place.storage(), server.uri("/m.onnx"));
+    let (storage, order) = (place.storage(), Order::open(server.uri("/m.onnx")));
     let on_progress = |_: Progress| written.notify_one();
     tokio::select! {
-        outcome = storage.fetch(&uri, &on_progress) => panic!("{outcome:?}"),
+        outcome = storage.fetch(&order, &on_progress) => panic!("{outcome:?}"),
         () = written.notified() => {}
     }
     assert_eq!(place.fetched(&server, "/m.onnx").await, model);
@@ -306,12 +306,12 @@ async fn a_file_above_the_bound_is_refused_before_and_while_it_comes() {
 #[tokio::test]
 async fn two_who_ask_at_once_download_once() {
     let (place, server) = (Place::new(), Server::of(vec![whole("a", 1000, &model())]).await);
-    let (uri, calls) = (server.uri("/m.onnx"), AtomicUsize::new(0));
+    let (order, calls) = (Order::open(server.uri("/m.onnx")), AtomicUsize::new(0));
     let count = |_: Progress| {
         calls.fetch_add(1, Ordering::Relaxed);
     };
     let (one, two) = (place.storage(), place.storage());
-    let (first, second) = tokio::join!(one.fetch(&uri, &count), two.fetch(&uri, &count));
+    let (first, second) = tokio::join!(one.fetch(&order, &count), two.fetch(&order, &count));
     assert_eq!(first.unwrap().path(), second.unwrap().path());
     assert_eq!(server.requests().len(), 1);
     assert_eq!(calls.load(Ordering::Relaxed), 1);

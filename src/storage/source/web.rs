@@ -1,7 +1,9 @@
 //! Models on web servers: which addresses are allowed, one request, and what its answer means.
 
-use super::archive::Packing;
-use super::{HttpConfig, StorageError};
+use super::super::archive::Packing;
+use super::super::{HttpConfig, StorageError};
+use super::{Answer, Ask, Listing, Refusal, RemoteFile, Then};
+use futures::{StreamExt, TryStreamExt};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE,
 };
@@ -23,59 +25,26 @@ const PLAIN_TYPE: &str = "application/octet-stream";
 
 /// The web as the configuration allows it. The client behind it starts with the first model that needs it.
 #[derive(Debug)]
-pub(super) struct Web {
+pub(in super::super) struct Web {
     config: HttpConfig,
     client: OnceLock<Result<Client, String>>,
 }
 
 /// One file on a web server.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(in super::super) struct Source {
     client: Client,
     url: Url,
     file_name: String,
     packing: Option<Packing>,
 }
 
-/// From where a download goes on.
-#[derive(Debug)]
-pub(super) struct Resume {
-    /// Bytes that are here.
-    pub(super) from: u64,
-    /// Of which version they are.
-    pub(super) validator: String,
-}
-
-/// A file's bytes, beginning at `offset`.
-#[derive(Debug)]
-pub(super) struct Answer {
-    /// 0 for the whole file.
-    pub(super) offset: u64,
-    /// Bytes of the whole file, if the server says.
-    pub(super) total: Option<u64>,
-    /// The version, if the server says one that can be asked for.
-    pub(super) validator: Option<String>,
-    /// The bytes.
-    pub(super) response: Response,
-}
-
-/// Why a request brought nothing, by what to do.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// Asking again is no use.
-    Wrong(String),
-    /// Asking again may help, after the time the server asks for.
-    MayPass(String, Option<Duration>),
-    /// What is here already does not go with what the server has: begin anew.
-    Restart(String),
-}
-
 impl Web {
-    pub(super) const fn new(config: HttpConfig) -> Self {
+    pub(in super::super) const fn new(config: HttpConfig) -> Self {
         Self { config, client: OnceLock::new() }
     }
 
-    pub(super) const fn config(&self) -> &HttpConfig {
+    pub(in super::super) const fn config(&self) -> &HttpConfig {
         &self.config
     }
 
@@ -83,7 +52,7 @@ impl Web {
     ///
     /// # Errors
     /// `Wrong`: no URL, no file name in it, or a host that is not allowed.
-    pub(super) fn source(&self, uri: &str) -> Result<Source, StorageError> {
+    pub(in super::super) fn source(&self, uri: &str) -> Result<Source, StorageError> {
         let wrong = |message: String| StorageError::Wrong(format!("{message}: `{}`", without_secrets(uri)));
         let url = Url::parse(uri).map_err(|error| wrong(format!("not a URL, {error}")))?;
         if !host_allowed(&self.config.allowed_hosts, &url) {
@@ -101,67 +70,73 @@ impl Web {
 }
 
 impl Source {
-    /// The last part of the path, as written.
-    pub(super) fn file_name(&self) -> &str {
-        &self.file_name
-    }
-
-    /// How the file is packed, by its name.
-    pub(super) const fn packing(&self) -> Option<Packing> {
-        self.packing
-    }
-
     /// The address as it may be printed.
     pub(super) fn shown(&self) -> String {
         without_secrets(self.url.as_str())
     }
 
-    /// Asks for the file, or for the rest of it.
-    pub(super) async fn get(&self, resume: Option<&Resume>) -> Result<Answer, Refusal> {
+    /// The one file that the address names.
+    pub(super) fn list(&self) -> Listing {
+        let file = RemoteFile {
+            path: self.file_name.clone(),
+            key: String::new(),
+            packing: self.packing,
+            size_bytes: None,
+            validator: None,
+            digest: None,
+        };
+        Listing { version: None, files: vec![file], then: Then::UnpackOne }
+    }
+
+    /// Asks for the file, or for a part of it.
+    pub(super) async fn read(&self, _: &RemoteFile, ask: &Ask) -> Result<Answer, Refusal> {
         // Lengths and ranges count the file's own bytes, so it must not be packed on the way.
         let mut request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
-        if let Some(resume) = resume {
-            // A file that changed meanwhile is answered whole.
-            request = request.header(RANGE, format!("bytes={}-", resume.from)).header(IF_RANGE, &resume.validator);
+        if let Some(range) = range_header(ask) {
+            request = request.header(RANGE, range);
         }
-        let response = request.send().await.map_err(|error| self.broken(error))?;
-        self.read(response, resume)
+        // A file that changed meanwhile is answered whole.
+        if let Some(validator) = &ask.validator {
+            request = request.header(IF_RANGE, validator);
+        }
+        let response = request.send().await.map_err(|error| broken(&self.shown(), error))?;
+        self.answer(response, ask)
     }
 
-    /// What a connection that broke means.
-    pub(super) fn broken(&self, error: reqwest::Error) -> Refusal {
-        let wrong = error.is_redirect() || error.is_builder();
-        let message = format!("{}: {}", self.shown(), chain(&error.without_url()));
-        if wrong { Refusal::Wrong(message) } else { Refusal::MayPass(message, None) }
-    }
-
-    fn read(&self, response: Response, resume: Option<&Resume>) -> Result<Answer, Refusal> {
-        match (response.status(), resume) {
-            (StatusCode::OK, _) => self.read_whole(response),
-            (StatusCode::PARTIAL_CONTENT, Some(resume)) => self.read_rest(response, resume),
-            (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => Err(Refusal::Restart(format!("{}: the file is shorter now", self.shown()))),
-            (status, _) if may_pass(status) => Err(Refusal::MayPass(self.says(status), retry_after(response.headers()))),
-            (status, _) => Err(Refusal::Wrong(self.says(status))),
+    fn answer(&self, response: Response, ask: &Ask) -> Result<Answer, Refusal> {
+        match response.status() {
+            StatusCode::OK => self.whole(response),
+            StatusCode::PARTIAL_CONTENT if range_header(ask).is_some() => self.part(response, ask),
+            StatusCode::RANGE_NOT_SATISFIABLE => Err(Refusal::Restart(format!("{}: the file is shorter now", self.shown()))),
+            status if may_pass(status) => Err(Refusal::MayPass(self.says(status), retry_after(response.headers()))),
+            status => Err(Refusal::Wrong(self.says(status))),
         }
     }
 
-    fn read_whole(&self, response: Response) -> Result<Answer, Refusal> {
+    fn whole(&self, response: Response) -> Result<Answer, Refusal> {
         self.check_content(response.headers()).map_err(Refusal::Wrong)?;
         let total = response.content_length();
         if total.is_none() && !end_is_told(&response) {
             return Err(Refusal::Wrong(format!("{}: the server tells neither the length nor the end of the file", self.shown())));
         }
-        Ok(Answer { offset: 0, total, validator: validator(response.headers()), response })
+        let validator = validator(response.headers());
+        Ok(Answer { offset: 0, total, validator, digest: None, bytes: self.stream(response) })
     }
 
-    fn read_rest(&self, response: Response, resume: &Resume) -> Result<Answer, Refusal> {
+    fn part(&self, response: Response, ask: &Ask) -> Result<Answer, Refusal> {
         let range = text(response.headers(), &CONTENT_RANGE).and_then(content_range);
         match range {
-            Some((from, total)) if from == resume.from => {
-                Ok(Answer { offset: from, total, validator: Some(resume.validator.clone()), response })
+            Some((from, total)) if from == ask.from => {
+                let validator = ask.validator.clone().or_else(|| validator(response.headers()));
+                Ok(Answer { offset: from, total, validator, digest: None, bytes: self.stream(response) })
             }
-            _ => Err(Refusal::Restart(format!("{}: the server sent another part than byte {} onward", self.shown(), resume.from))),
+            _ => Err(Refusal::Restart(format!("{}: the server sent another part than byte {} onward", self.shown(), ask.from))),
         }
+    }
+
+    fn stream(&self, response: Response) -> futures::stream::BoxStream<'static, Result<bytes::Bytes, Refusal>> {
+        let shown = self.shown();
+        response.bytes_stream().map_err(move |error| broken(&shown, error)).boxed()
     }
 
     /// KServe's rule: an archive has an archive's type, everything else is `application/octet-stream`. It keeps error
@@ -193,8 +168,24 @@ impl Source {
     }
 }
 
+/// What a connection that broke means.
+fn broken(shown: &str, error: reqwest::Error) -> Refusal {
+    let wrong = error.is_redirect() || error.is_builder();
+    let message = format!("{shown}: {}", chain(&error.without_url()));
+    if wrong { Refusal::Wrong(message) } else { Refusal::MayPass(message, None) }
+}
+
+/// `bytes=10-99` for what is asked; nothing for the whole file.
+fn range_header(ask: &Ask) -> Option<String> {
+    match (ask.from, ask.until) {
+        (0, None) => None,
+        (from, None) => Some(format!("bytes={from}-")),
+        (from, Some(until)) => Some(format!("bytes={from}-{}", until.saturating_sub(1))),
+    }
+}
+
 /// An address without what may be secret in it: user, password, the query of a signed address.
-pub(super) fn without_secrets(uri: &str) -> String {
+pub(in super::super) fn without_secrets(uri: &str) -> String {
     let Ok(mut url) = Url::parse(uri) else { return uri.split(['?', '#']).next().unwrap_or_default().to_owned() };
     // Addresses without a host have no user to take away.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
@@ -319,7 +310,7 @@ mod tests {
         for uri in ["http://h", "http://h/", "http://h/a/"] {
             assert!(web(&[]).source(uri).unwrap_err().to_string().starts_with("no file name contained"), "{uri}");
         }
-        assert_eq!(web(&[]).source("http://h/a/..%2fm.onnx").unwrap().file_name(), "..%2fm.onnx");
+        assert_eq!(web(&[]).source("http://h/a/..%2fm.onnx").unwrap().file_name, "..%2fm.onnx");
     }
 
     #[test]
