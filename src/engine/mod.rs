@@ -11,6 +11,7 @@
 
 pub mod cancel;
 pub mod free_memory;
+pub mod huggingface;
 pub mod onnx;
 
 pub use cancel::Cancel;
