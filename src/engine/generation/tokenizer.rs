@@ -41,7 +41,9 @@ impl TextTokenizer {
         let vocabulary = tokenizer.get_vocab(true);
         let size = vocabulary.values().max().map_or(0, |&id| id as usize + 1);
         let mut names: Vec<Option<&str>> = vec![None; size];
-        vocabulary.iter().for_each(|(name, &id)| names[id as usize] = Some(name));
+        for (name, &id) in &vocabulary {
+            names[id as usize] = Some(name);
+        }
         for (id, name) in names.into_iter().enumerate() {
             let added = u32::try_from(id).ok().and_then(|id| added.get(&id));
             match (added, name) {
