@@ -297,7 +297,8 @@ impl Rollout {
         let permit = self.turn_to_load().await?;
         self.say(Stage::Loading("loading the model".to_owned()));
         let intra_op_threads = self.intra_op_threads();
-        let options = LoadOptions { intra_op_threads, args: self.spec.args.clone(), env: self.spec.env.clone() };
+        let step_threads = self.spec.step_threads().min(self.mind.config.threads_max);
+        let options = LoadOptions { intra_op_threads, step_threads, args: self.spec.args.clone(), env: self.spec.env.clone() };
         let (path, span) = (model.to_owned(), tracing::info_span!("load", service = %self.key, engine = %self.spec.engine));
         let (mind, memory) = (Arc::clone(&self.mind), Arc::clone(memory));
         let loading = tokio::task::spawn_blocking(move || {
