@@ -13,8 +13,8 @@
 
 pub mod cancel;
 pub mod free_memory;
-pub mod huggingface;
 pub mod generation;
+pub mod huggingface;
 pub mod onnx;
 
 pub use cancel::Cancel;
