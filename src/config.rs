@@ -260,6 +260,7 @@ impl Config {
             "autoscaling.scale_down_delay_s",
             "autoscaling.scale_to_zero_grace_s",
             "memory.models_bytes_max",
+            "storage.download.bytes_per_second_max",
             "control.loads_max",
             "control.debounce_ms",
             "shutdown.grace_s",
