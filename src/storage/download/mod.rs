@@ -10,6 +10,9 @@ mod pace;
 mod ranges;
 
 pub(super) use hash::Hex;
+pub use hash::sha256_of_hex;
+pub(super) use ledger::{replace, sync_files};
+pub(super) use names::check as check_names;
 pub(super) use pace::Pace;
 
 use super::archive::Packing;
@@ -31,7 +34,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Between two notes of what is safe on disk, if those take no longer.
+/// Until the first note of what is safe on disk; the next ones wait twice as long each.
+const SAFE_FIRST: Duration = Duration::from_millis(50);
+/// Between two notes in the long run, if those take no longer.
 const SAFE_EVERY: Duration = Duration::from_millis(500);
 /// How much of the time may go into making bytes safe.
 const SAFE_SHARE: u32 = 4;
@@ -193,7 +198,7 @@ impl<'a> Job<'a> {
 
     /// Makes safe what was written, again and again; returns only when the disk refuses.
     async fn keep_safe(&self) -> StorageError {
-        let mut pause = SAFE_EVERY;
+        let mut pause = SAFE_FIRST;
         loop {
             tokio::time::sleep(pause).await;
             if !self.ledger.is_behind() {
@@ -203,7 +208,7 @@ impl<'a> Job<'a> {
             if let Err(error) = on_disk(move || ledger.make_safe()).await {
                 return error;
             }
-            pause = SAFE_EVERY.max(began.elapsed() * (SAFE_SHARE - 1));
+            pause = SAFE_EVERY.min(pause * 2).max(began.elapsed() * (SAFE_SHARE - 1));
         }
     }
 
