@@ -175,13 +175,15 @@ impl<'a> Job<'a> {
     async fn run(&self, listing: &Listing, bodies: Vec<Arc<Body>>, progress: OnProgress<'_>) -> Result<Vec<Fetched>, StorageError> {
         let mut meter = Meter::new(listing, &bodies);
         let known = bodies.clone();
-        let one = async |(remote, body): (&RemoteFile, Arc<Body>)| {
+        let one = async |(place, (remote, body)): (usize, (&RemoteFile, Arc<Body>))| {
             let fetched = FileFetch::new(self, remote, body).fetch().await?;
             self.files_done.fetch_add(1, Ordering::Relaxed);
-            Ok::<_, StorageError>(fetched)
+            Ok::<_, StorageError>((place, fetched))
         };
         let files = listing.files.iter().zip(bodies);
-        let all = futures::stream::iter(files).map(one).buffered(self.config.files_in_flight_max.max(1)).try_collect::<Vec<_>>();
+        let at_once = self.config.files_in_flight_max.max(1);
+        // In the order in which they end: a large file must not hold up the small ones after it.
+        let all = futures::stream::iter(files.enumerate()).map(one).buffer_unordered(at_once).try_collect::<Vec<_>>();
         let mut all = std::pin::pin!(all);
         let mut safe = std::pin::pin!(self.keep_safe());
         let mut ticks = tokio::time::interval(REPORT_EVERY);
@@ -193,7 +195,9 @@ impl<'a> Job<'a> {
             }
         };
         meter.report(self, &known, progress);
-        ended
+        let mut fetched = ended?;
+        fetched.sort_by_key(|(place, _)| *place);
+        Ok(fetched.into_iter().map(|(_, fetched)| fetched).collect())
     }
 
     /// Makes safe what was written, again and again; returns only when the disk refuses.
