@@ -270,8 +270,9 @@ impl Cache {
     }
 
     fn remove_leftovers(&self, age_max: Duration, pruned: &mut Pruned) {
-        if let Err(error) = remove_folder(&self.root.join("gone")) {
-            tracing::debug!(%error, "cannot remove what an earlier removal left");
+        for entry in fs::read_dir(self.root.join("gone")).into_iter().flatten().flatten() {
+            // Whoever removes it too is welcome to.
+            let _ = remove_folder(&entry.path());
         }
         let old = |path: &Path| newest(path).and_then(|at| at.elapsed().ok()).is_some_and(|age| age > age_max);
         for entry in fs::read_dir(self.root.join("partial")).into_iter().flatten().flatten() {
