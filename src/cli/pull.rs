@@ -20,7 +20,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 #[command(after_help = "Examples:
   kserved pull https://example.com/models/iris.onnx
   kserved pull --sha256 9f86d081… https://example.com/models/iris.onnx
-  kserved pull --pin edge https://example.com/a.onnx https://example.com/b.zip
+  kserved pull --pin=edge https://example.com/a.onnx https://example.com/b.zip
 
 The path of each model is printed once it is whole. A broken pull goes on where it stopped when it is run again.")]
 pub(super) struct Arguments {
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     sha256: Option<Pinned>,
     /// Keep the models whatever the cache's bounds say, until `kserved cache unpin`
-    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "pull")]
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "pull")]
     pin: Option<String>,
     /// Print no progress
     #[arg(long, short)]
