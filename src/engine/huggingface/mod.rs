@@ -98,14 +98,14 @@ impl HuggingFaceLoader {
         let pooling = (task == Task::TextEmbedding).then(|| Pooling::read(folder, flags)).transpose()?;
         let answers = Answers::new(task, flags, width(settings, task)?, pooling);
         let mark = mask(folder, &tokenizer)?;
-        let (engine, backend): (_, Box<dyn model::Backend>) = match self.export(folder, flags, options, (settings, task, mark))? {
-            Some(export) => ("onnxruntime", Box::new(export)),
-            None => {
-                encoder::family(settings)?;
-                let weights = Weights::open(folder, dtype(flags.dtype), &Device::Cpu)?;
-                let encoder = Encoder::load(settings, task, &weights)?;
-                ("candle", Box::new(CandleBackend::new(encoder, mark, Device::Cpu, options.intra_op_threads)))
-            }
+        let export = self.export(folder, flags, options, (settings, task, mark))?;
+        let (engine, backend): (_, Box<dyn model::Backend>) = if let Some(export) = export {
+            ("onnxruntime", Box::new(export))
+        } else {
+            encoder::family(settings)?;
+            let weights = Weights::open(folder, dtype(flags.dtype), &Device::Cpu)?;
+            let encoder = Encoder::load(settings, task, &weights)?;
+            ("candle", Box::new(CandleBackend::new(encoder, mark, Device::Cpu, options.intra_op_threads)))
         };
         let metadata = self.metadata(engine, task, &answers);
         Ok(Arc::new(TextModel::new(metadata, tokenizer, answers, backend, self.config.batch_tokens_max)))
