@@ -6,6 +6,7 @@
 mod archive;
 mod cache;
 mod download;
+mod layers;
 mod local;
 mod source;
 
@@ -13,7 +14,7 @@ use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
 use cache::{Cache, Slot};
 use serde::{Deserialize, Serialize};
-use source::{RemoteFile, Source};
+use source::{RemoteFile, Sources};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,13 +30,29 @@ pub struct Config {
     pub allowed_roots: Vec<PathBuf>,
     /// Folders that stand for `pvc://NAME`.
     pub pvc: BTreeMap<String, PathBuf>,
+    /// Kinds of stores that models may come from, as in URIs (`azure`, `git` and `file` for those without a scheme of
+    /// their own); empty allows all.
+    pub allowed_schemes: Vec<String>,
+    /// Hosts of all stores that models may come from, `*.end` for all that end so; empty allows any.
+    pub allowed_hosts: Vec<String>,
+    /// Hosts that may have an address of this machine or its network. Absent: those that a URI or a Secret names by
+    /// address, by a bare name or by a local one; `*` allows any, an empty list none.
+    pub private_hosts: Option<Vec<String>>,
     /// Models from web servers.
     pub http: HttpConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cache: PathBuf::from(".cache"), allowed_roots: Vec::new(), pvc: BTreeMap::new(), http: HttpConfig::default() }
+        Self {
+            cache: PathBuf::from(".cache"),
+            allowed_roots: Vec::new(),
+            pvc: BTreeMap::new(),
+            allowed_schemes: Vec::new(),
+            allowed_hosts: Vec::new(),
+            private_hosts: None,
+            http: HttpConfig::default(),
+        }
     }
 }
 
@@ -100,7 +117,7 @@ impl Order {
 pub struct Storage {
     config: Arc<Config>,
     cache: Arc<Cache>,
-    web: Arc<source::web::Web>,
+    sources: Arc<Sources>,
 }
 
 /// A model's files on this machine; keep it as long as they are used.
@@ -141,12 +158,13 @@ pub struct Progress {
 pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 impl Storage {
-    /// A storage over its folders; makes the cache folder when first needed.
+    /// A storage over its folders; makes the cache folder when first needed. `env` holds the process's own variables,
+    /// for what orders do not say.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, env: StorageEnv) -> Self {
         let cache = Arc::new(Cache::new(config.cache.clone()));
-        let web = Arc::new(source::web::Web::new(config.http.clone()));
-        Self { config: Arc::new(config), cache, web }
+        let sources = Arc::new(Sources::new(&config, env));
+        Self { config: Arc::new(config), cache, sources }
     }
 
     /// The model's files, fetched if need be. Fetching one URI twice at once downloads it once, even by two
@@ -159,56 +177,68 @@ impl Storage {
     /// # Errors
     /// [`StorageError`], by what to do.
     pub async fn fetch(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        self.sources.check_scheme(&order.uri)?;
         let path = match &order.uri {
             StorageUri::Local(path) => local::find(path, &self.config.allowed_roots).await?,
             StorageUri::Pvc { claim, path } => local::find_in_claim(claim, path, &self.config.pvc).await?,
-            StorageUri::Http(uri) => self.fetch_http(uri, progress).await?,
-            StorageUri::NotYetServed { scheme, uri } => return Err(not_yet_served(scheme, uri)),
+            _ => match self.sources.kept_elsewhere(order) {
+                Some(path) => path,
+                None => self.fetch_remote(order, progress).await?,
+            },
         };
         Ok(ModelDir { path })
     }
 
-    async fn fetch_http(&self, uri: &str, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {
-        let source = Source::Web(self.web.source(uri)?);
-        let slot = match self.cache.claim(uri).await? {
+    async fn fetch_remote(&self, order: &Order, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {
+        let source = self.sources.open(order)?;
+        let slot = match self.cache.claim(&source.identity()).await? {
             cache::Claim::Kept(path) => return Ok(path),
             cache::Claim::ToFetch(slot) => Arc::new(slot),
         };
+        if source.fills() {
+            let files = slot.empty_files_folder()?;
+            source.fill(&files).await?;
+            return on_disk(move || slot.publish(&source.shown())).await;
+        }
         let listing = source.list().await?;
-        let Some(file) = listing.files.into_iter().next() else {
-            return Err(StorageError::Wrong(format!("no model found in `{}`", source.shown())));
-        };
-        let body = download::download(&source, &file, Arc::clone(&slot), self.web.config(), progress).await?;
         let bounds = archive::Bounds { bytes_max: self.config.http.model_bytes_max, entries_max: self.config.http.archive_entries_max };
-        on_disk(move || publish(&slot, &body, &source.shown(), &file, &bounds)).await
+        let alone = listing.files.len() == 1 && listing.then == source::Then::UnpackOne;
+        let files = slot.empty_files_folder()?;
+        for file in &listing.files {
+            let mut file = file.clone();
+            file.packing = file.packing.filter(|_| alone);
+            let body = download::download(&source, &file, Arc::clone(&slot), &self.config.http, progress).await?;
+            let (slot, files) = (Arc::clone(&slot), files.clone());
+            on_disk(move || place_one(&slot, &body, &files, &file, &bounds)).await?;
+        }
+        on_disk(move || {
+            layers::unpack(listing.then, &files, &listing.files, &bounds)?;
+            slot.publish(&source.shown())
+        })
+        .await
     }
 }
 
-/// Places the fetched body and lets the model be seen. A body that cannot be used is thrown away, so that the
-/// next try asks the server again.
-fn publish(slot: &Slot, body: &Path, origin: &str, file: &RemoteFile, bounds: &archive::Bounds) -> Result<PathBuf, StorageError> {
-    let files = slot.empty_files_folder()?;
-    let placed = place(body, &files, file, bounds);
+/// Places a fetched body. One that cannot be used is thrown away, so that the next try asks the server again.
+fn place_one(slot: &Slot, body: &Path, files: &Path, file: &RemoteFile, bounds: &archive::Bounds) -> Result<(), StorageError> {
+    let placed = place(body, files, file, bounds);
     if matches!(placed, Err(StorageError::Wrong(_))) {
         slot.discard();
     }
     placed?;
-    slot.publish(origin)
+    // The next file is another one.
+    let state = slot.partial().join("state.json");
+    std::fs::remove_file(&state)
+        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(disk_error(&error, &state)) })
 }
 
 fn place(body: &Path, files: &Path, file: &RemoteFile, bounds: &archive::Bounds) -> Result<(), StorageError> {
     let Some(packing) = file.packing else {
         let target = files.join(&file.path);
-        return std::fs::rename(body, &target).map_err(|error| disk_error(&error, &target));
+        let moved = std::fs::create_dir_all(target.parent().unwrap_or(files)).and_then(|()| std::fs::rename(body, &target));
+        return moved.map_err(|error| disk_error(&error, &target));
     };
     archive::unpack(body, packing, files, &file.path, bounds)
-}
-
-fn not_yet_served(scheme: &str, uri: &str) -> StorageError {
-    StorageError::Wrong(format!(
-        "`{scheme}://` is not yet served: `{}`\nhint: copy the model to this machine and write its path, or use `pvc://`, `http://` or `https://`",
-        source::web::without_secrets(uri)
-    ))
 }
 
 /// What an error of the file system means, with the path it happened at.
