@@ -80,7 +80,9 @@ impl StorageEnv {
         let mut under = process.clone();
         for (whose, all) in WHO_ASKS {
             if whose.iter().any(|name| self.get(name).is_some()) {
-                under.0.retain(|name, _| !all.iter().any(|begin| name.starts_with(begin)));
+                // Where a store is says nothing of who asks it.
+                let is_place = |name: &str| name.ends_with("_ENDPOINT") || name.ends_with("_HOST");
+                under.0.retain(|name, _| is_place(name) || !all.iter().any(|begin| name.starts_with(begin)));
             }
         }
         self.over(&under)
@@ -132,5 +134,7 @@ mod tests {
         let process = env(&[("HF_TOKEN", "p"), ("HOME", "/h"), ("PATH", "/bin")]);
         let both = env(&[("HF_ENDPOINT", "https://elsewhere")]).over_process(&process);
         assert_eq!((both.get("HF_TOKEN"), both.get("HOME"), both.get("PATH")), (None, None, Some("/bin")));
+        let own = env(&[("HF_TOKEN", "o")]).over_process(&env(&[("HF_ENDPOINT", "https://mirror"), ("HF_TOKEN", "p")]));
+        assert_eq!((own.get("HF_TOKEN"), own.get("HF_ENDPOINT")), (Some("o"), Some("https://mirror")));
     }
 }

@@ -5,12 +5,17 @@ use super::super::{Refusal, may_pass};
 use super::Kind;
 use super::connect::Answered;
 use object_store::Error as StoreError;
+use object_store::client::HttpError;
 use reqwest::StatusCode;
 use std::error::Error;
 
 /// Sorts an error by what to do.
 pub(super) fn refusal(uri: &str, kind: Kind, signed: bool, error: &StoreError) -> Refusal {
-    let Some(answered) = answered(error) else { return broken_by(uri, error, is_final(error)) };
+    let Some(answered) = find::<Answered>(error) else {
+        // What lies around it tells times, which differ with each try.
+        let inner = find::<HttpError>(error).and_then(|inner| inner.source());
+        return broken_by(uri, inner.unwrap_or(error), is_final(error));
+    };
     let (status, body) = (answered.status, answered.body.as_str());
     match status {
         StatusCode::PRECONDITION_FAILED => return Refusal::Restart(format!("{uri}: the object changed meanwhile")),
@@ -22,10 +27,10 @@ pub(super) fn refusal(uri: &str, kind: Kind, signed: bool, error: &StoreError) -
     if may_pass(status) || slow_down { Refusal::MayPass(message, answered.retry_after) } else { Refusal::Wrong(message) }
 }
 
-fn answered(error: &StoreError) -> Option<&Answered> {
+fn find<T: Error + 'static>(error: &StoreError) -> Option<&T> {
     let mut cause = error.source();
     while let Some(inner) = cause {
-        if let Some(found) = inner.downcast_ref::<Answered>() {
+        if let Some(found) = inner.downcast_ref::<T>() {
             return Some(found);
         }
         cause = inner.source();
