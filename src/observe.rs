@@ -34,6 +34,17 @@ pub fn model_load_failed() {
     metrics::counter!("kserved_model_load_failures_total").increment(1);
 }
 
+/// Bytes of models that came over the network.
+pub fn downloaded_bytes(bytes: u64) {
+    static COUNTER: OnceLock<metrics::Counter> = OnceLock::new();
+    COUNTER.get_or_init(|| metrics::counter!("kserved_download_bytes_total")).increment(bytes);
+}
+
+/// A request for a model's bytes is made again; `reason` is `refused`, `busy`, `cut`, `stalled`, `changed` or `digest`.
+pub fn download_retried(reason: &'static str) {
+    metrics::counter!("kserved_download_retries_total", "reason" => reason).increment(1);
+}
+
 /// Bytes that all models may take together.
 pub fn memory_limit(bytes: u64) {
     #[expect(clippy::cast_precision_loss, reason = "memory is far smaller than 2^52 bytes")]

@@ -80,15 +80,15 @@ impl Slot {
         }
     }
 
-    /// Lets the files be seen as the model and returns their folder. `origin` is kept beside them for people.
-    pub(super) fn publish(&self, origin: &str) -> Result<PathBuf, StorageError> {
-        self.publish_io(origin).map_err(|error| disk_error(&error, &self.model))?;
+    /// Lets the files be seen as the model and returns their folder. `record` is kept beside them for people.
+    pub(super) fn publish(&self, record: &serde_json::Value) -> Result<PathBuf, StorageError> {
+        self.publish_io(record).map_err(|error| disk_error(&error, &self.model))?;
         Ok(self.model.join("files"))
     }
 
-    fn publish_io(&self, origin: &str) -> io::Result<()> {
+    fn publish_io(&self, record: &serde_json::Value) -> io::Result<()> {
         let whole = self.whole();
-        fs::write(whole.join("source.json"), serde_json::json!({ "uri": origin }).to_string())?;
+        fs::write(whole.join("source.json"), record.to_string())?;
         // Files reach the disk before the name that says they are whole does: a power cut leaves no torn model.
         sync_tree(&whole)?;
         let models = self.model.parent().unwrap_or(Path::new("."));
@@ -173,7 +173,7 @@ mod tests {
         let files = slot.empty_files_folder().unwrap();
         assert!(!files.join("m.onnx").exists(), "what was left over is gone");
         fs::write(files.join("m.onnx"), "whole").unwrap();
-        let published = slot.publish("http://h/m").unwrap();
+        let published = slot.publish(&serde_json::Value::Null).unwrap();
         assert_eq!(fs::read_to_string(published.join("m.onnx")).unwrap(), "whole");
         drop(slot);
         assert!(matches!(cache.claim("http://h/m").await.unwrap(), Claim::Kept(path) if path == published));
@@ -188,7 +188,7 @@ mod tests {
         let waiting = tokio::spawn(async move { two.claim("u").await });
         tokio::task::yield_now().await;
         slot.empty_files_folder().unwrap();
-        let published = slot.publish("u").unwrap();
+        let published = slot.publish(&serde_json::Value::Null).unwrap();
         drop(slot);
         assert!(matches!(waiting.await.unwrap().unwrap(), Claim::Kept(path) if path == published));
         drop(other);

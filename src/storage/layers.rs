@@ -2,7 +2,8 @@
 //! later layers over earlier ones, as KServe takes it.
 
 use super::archive::{self, Bounds, Packing};
-use super::source::{RemoteFile, Then};
+use super::download::Fetched;
+use super::source::Then;
 use super::{StorageError, disk_error};
 use flate2::read::MultiGzDecoder;
 use std::fs::{self, File};
@@ -20,7 +21,7 @@ const ALL_GONE: &str = ".wh..wh..opq";
 ///
 /// # Errors
 /// `Wrong`: no `models/` in the image, a path that leaves it, links, or more than the bounds.
-pub(super) fn unpack(then: Then, folder: &Path, files: &[RemoteFile], bounds: &Bounds) -> Result<(), StorageError> {
+pub(super) fn unpack(then: Then, folder: &Path, files: &[Fetched], bounds: &Bounds) -> Result<(), StorageError> {
     match then {
         Then::Keep | Then::UnpackOne => Ok(()),
         Then::UnpackFolders => unpack_folders(folder, files, bounds),
@@ -28,7 +29,7 @@ pub(super) fn unpack(then: Then, folder: &Path, files: &[RemoteFile], bounds: &B
     }
 }
 
-fn unpack_folders(folder: &Path, files: &[RemoteFile], bounds: &Bounds) -> Result<(), StorageError> {
+fn unpack_folders(folder: &Path, files: &[Fetched], bounds: &Bounds) -> Result<(), StorageError> {
     for file in files {
         let (Some(packing), packed) = (file.packing, folder.join(&file.path)) else { continue };
         let aside = folder.join(format!("{}.packed", file.path));
@@ -39,7 +40,7 @@ fn unpack_folders(folder: &Path, files: &[RemoteFile], bounds: &Bounds) -> Resul
     Ok(())
 }
 
-fn take_models(folder: &Path, files: &[RemoteFile], bounds: &Bounds) -> Result<(), StorageError> {
+fn take_models(folder: &Path, files: &[Fetched], bounds: &Bounds) -> Result<(), StorageError> {
     let mut room = Room { folder, bounds, bytes: 0, entries: 0, taken: 0 };
     for file in files {
         let path = folder.join(&file.path);
@@ -93,7 +94,7 @@ impl Room<'_> {
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(entry.size());
         if self.bytes > self.bounds.bytes_max {
-            let message = format!("the layers hold more than `storage.http.model_bytes_max`: {} bytes", self.bounds.bytes_max);
+            let message = format!("the layers hold more than `storage.download.model_bytes_max`: {} bytes", self.bounds.bytes_max);
             return Err(StorageError::Wrong(message));
         }
         // An image holds a whole system beside the model.
@@ -199,7 +200,8 @@ mod tests {
         for (number, entries) in layers.iter().enumerate() {
             let name = format!("layer-{number:04}");
             fs::write(folder.path().join(&name), layer(entries)).unwrap();
-            files.push(RemoteFile { packing: Some(Packing::Tar), ..RemoteFile::named(name, String::new()) });
+            let place = folder.path().join(&name);
+            files.push(Fetched { path: name, packing: Some(Packing::Tar), place, bytes: 0, sha256: [0; 32] });
         }
         unpack(Then::TakeModelsOfLayers, folder.path(), &files, &BOUNDS).map_err(|error| error.to_string())?;
         let mut found = Vec::new();

@@ -5,6 +5,8 @@
 
 mod archive;
 mod cache;
+mod config;
+mod disk;
 mod download;
 mod layers;
 mod local;
@@ -12,86 +14,15 @@ mod source;
 
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
+pub use config::{Config, DownloadConfig, HttpConfig};
+
 use cache::{Cache, Slot};
-use serde::{Deserialize, Serialize};
-use source::{RemoteFile, Sources};
-use std::collections::BTreeMap;
+use download::{Fetched, Manner, Pace};
+use source::{Source, Sources, Then};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Where models may come from and where fetched ones are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Folder for fetched models. Two daemons may share it.
-    pub cache: PathBuf,
-    /// Folders that local paths must lie in; empty allows any path that the process can read.
-    pub allowed_roots: Vec<PathBuf>,
-    /// Folders that stand for `pvc://NAME`.
-    pub pvc: BTreeMap<String, PathBuf>,
-    /// Kinds of stores that models may come from, as in URIs (`azure`, `git` and `file` for those without a scheme of
-    /// their own); empty allows all.
-    pub allowed_schemes: Vec<String>,
-    /// Hosts of all stores that models may come from, `*.end` for all that end so; empty allows any.
-    pub allowed_hosts: Vec<String>,
-    /// Hosts that may have an address of this machine or its network. Absent: those that a URI or a Secret names by
-    /// address, by a bare name or by a local one; `*` allows any, an empty list none.
-    pub private_hosts: Option<Vec<String>>,
-    /// Models from web servers.
-    pub http: HttpConfig,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            cache: PathBuf::from(".cache"),
-            allowed_roots: Vec::new(),
-            pvc: BTreeMap::new(),
-            allowed_schemes: Vec::new(),
-            allowed_hosts: Vec::new(),
-            private_hosts: None,
-            http: HttpConfig::default(),
-        }
-    }
-}
-
-/// Bounds of a download over `http://` and `https://`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HttpConfig {
-    /// Hosts that models may come from; empty allows any.
-    pub allowed_hosts: Vec<String>,
-    /// Bytes of one model, as sent and after unpacking.
-    pub model_bytes_max: u64,
-    /// Entries of one archive.
-    pub archive_entries_max: usize,
-    /// Bytes after which what was fetched is made safe on disk; at most this much is fetched again after a crash.
-    pub part_bytes: u64,
-    /// Seconds until a connection must stand.
-    pub connect_timeout_s: u64,
-    /// Seconds without a byte after which the rest is asked for again. There is no limit on the whole.
-    pub stall_timeout_s: u64,
-    /// Tries without a new byte before the download is given up; progress counts anew.
-    pub attempts_max: u32,
-    /// Milliseconds before the second try; doubles with each further one, up to half a minute.
-    pub retry_first_ms: u64,
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self {
-            allowed_hosts: Vec::new(),
-            model_bytes_max: 16 << 30,
-            archive_entries_max: 10_000,
-            part_bytes: 8 << 20,
-            connect_timeout_s: 15,
-            stall_timeout_s: 30,
-            attempts_max: 5,
-            retry_first_ms: 250,
-        }
-    }
-}
+use std::time::Duration;
 
 /// What to fetch, and what opens the door to it.
 #[derive(Debug, Clone)]
@@ -117,6 +48,7 @@ impl Order {
 pub struct Storage {
     config: Arc<Config>,
     cache: Arc<Cache>,
+    pace: Arc<Pace>,
     sources: Arc<Sources>,
 }
 
@@ -150,8 +82,23 @@ pub enum StorageError {
 pub struct Progress {
     /// Bytes on disk.
     pub bytes_done: u64,
-    /// Bytes in all, if the server says.
+    /// Bytes in all, if the source says.
     pub bytes_total: Option<u64>,
+    /// Files that are whole.
+    pub files_done: usize,
+    /// Files in all.
+    pub files_total: usize,
+    /// Bytes per second lately.
+    pub bytes_per_second: u64,
+}
+
+impl Progress {
+    /// How long the rest takes at the speed of late; nothing while one of them is not known.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let rest = self.bytes_total?.saturating_sub(self.bytes_done);
+        (self.bytes_per_second > 0).then(|| Duration::from_secs(rest.div_ceil(self.bytes_per_second)))
+    }
 }
 
 /// Called with how far a download is; must not block.
@@ -164,7 +111,8 @@ impl Storage {
     pub fn new(config: Config, env: StorageEnv) -> Self {
         let cache = Arc::new(Cache::new(config.cache.clone()));
         let sources = Arc::new(Sources::new(&config, env));
-        Self { config: Arc::new(config), cache, sources }
+        let pace = Arc::new(Pace::new(config.download.bytes_per_second_max));
+        Self { config: Arc::new(config), cache, pace, sources }
     }
 
     /// The model's files, fetched if need be. Fetching one URI twice at once downloads it once, even by two
@@ -183,62 +131,66 @@ impl Storage {
             StorageUri::Pvc { claim, path } => local::find_in_claim(claim, path, &self.config.pvc).await?,
             _ => match self.sources.kept_elsewhere(order) {
                 Some(path) => path,
-                None => self.fetch_remote(order, progress).await?,
+                None => self.fetch_from(self.sources.open(order)?, order, progress).await?,
             },
         };
         Ok(ModelDir { path })
     }
 
-    async fn fetch_remote(&self, order: &Order, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {
-        let source = self.sources.open(order)?;
+    /// Fetches what lies at a source, if it is not kept already.
+    async fn fetch_from(&self, source: Source, order: &Order, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {
         let slot = match self.cache.claim(&source.identity()).await? {
             cache::Claim::Kept(path) => return Ok(path),
             cache::Claim::ToFetch(slot) => Arc::new(slot),
         };
+        let manner = Manner { config: &self.config.download, pace: &self.pace, pinned: order.sha256 };
         if source.fills() {
-            let files = slot.empty_files_folder()?;
-            source.fill(&files).await?;
-            return on_disk(move || slot.publish(&source.shown())).await;
+            return fill(&source, slot).await;
         }
-        let listing = source.list().await?;
-        let bounds = archive::Bounds { bytes_max: self.config.http.model_bytes_max, entries_max: self.config.http.archive_entries_max };
-        let alone = listing.files.len() == 1 && listing.then == source::Then::UnpackOne;
-        let files = slot.empty_files_folder()?;
-        for file in &listing.files {
-            let mut file = file.clone();
-            file.packing = file.packing.filter(|_| alone);
-            let body = download::download(&source, &file, Arc::clone(&slot), &self.config.http, progress).await?;
-            let (slot, files) = (Arc::clone(&slot), files.clone());
-            on_disk(move || place_one(&slot, &body, &files, &file, &bounds)).await?;
-        }
-        on_disk(move || {
-            layers::unpack(listing.then, &files, &listing.files, &bounds)?;
-            slot.publish(&source.shown())
-        })
-        .await
+        let listing = download::list(&source, manner.config).await?;
+        let files = download::download(&source, &listing, Arc::clone(&slot), manner, progress).await?;
+        let bounds = archive::Bounds { bytes_max: manner.config.model_bytes_max, entries_max: manner.config.entries_max };
+        on_disk(move || publish(&slot, &files, &source.shown(), listing.then, &bounds)).await
     }
 }
 
-/// Places a fetched body. One that cannot be used is thrown away, so that the next try asks the server again.
-fn place_one(slot: &Slot, body: &Path, files: &Path, file: &RemoteFile, bounds: &archive::Bounds) -> Result<(), StorageError> {
-    let placed = place(body, files, file, bounds);
+/// Has the source fill the model's folder on its own.
+async fn fill(source: &Source, slot: Arc<Slot>) -> Result<PathBuf, StorageError> {
+    let files = slot.empty_files_folder()?;
+    let version = source.fill(&files).await?;
+    let record = serde_json::json!({ "uri": source.shown(), "version": version });
+    on_disk(move || slot.publish(&record)).await
+}
+
+/// Places the fetched files and lets the model be seen. Files that cannot be used are thrown away, so that the
+/// next try asks the source again.
+fn publish(slot: &Slot, fetched: &[Fetched], origin: &str, then: Then, bounds: &archive::Bounds) -> Result<PathBuf, StorageError> {
+    let files = slot.empty_files_folder()?;
+    let placed = place(fetched, &files, then, bounds);
     if matches!(placed, Err(StorageError::Wrong(_))) {
         slot.discard();
     }
     placed?;
-    // The next file is another one.
-    let state = slot.partial().join("state.json");
-    std::fs::remove_file(&state)
-        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(disk_error(&error, &state)) })
+    let file =
+        |file: &Fetched| serde_json::json!({ "path": file.path, "bytes": file.bytes, "sha256": download::Hex(&file.sha256).to_string() });
+    slot.publish(&serde_json::json!({ "uri": origin, "files": fetched.iter().map(file).collect::<Vec<_>>() }))
 }
 
-fn place(body: &Path, files: &Path, file: &RemoteFile, bounds: &archive::Bounds) -> Result<(), StorageError> {
-    let Some(packing) = file.packing else {
+fn place(fetched: &[Fetched], files: &Path, then: Then, bounds: &archive::Bounds) -> Result<(), StorageError> {
+    if let ([file], Then::UnpackOne) = (fetched, then)
+        && let Some(packing) = file.packing
+    {
+        return archive::unpack(&file.place, packing, files, &file.path, bounds);
+    }
+    fetched.iter().try_for_each(|file| {
         let target = files.join(&file.path);
-        let moved = std::fs::create_dir_all(target.parent().unwrap_or(files)).and_then(|()| std::fs::rename(body, &target));
-        return moved.map_err(|error| disk_error(&error, &target));
-    };
-    archive::unpack(body, packing, files, &file.path, bounds)
+        let moved = || {
+            std::fs::create_dir_all(target.parent().unwrap_or(files))?;
+            std::fs::rename(&file.place, &target)
+        };
+        moved().map_err(|error| disk_error(&error, &target))
+    })?;
+    layers::unpack(then, files, fetched, bounds)
 }
 
 /// What an error of the file system means, with the path it happened at.

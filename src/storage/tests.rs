@@ -94,8 +94,8 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let http = HttpConfig { retry_first_ms: 1, attempts_max: 3, part_bytes: 64, ..HttpConfig::default() };
-        let config = Config { cache: folder.path().join("cache"), http, ..Config::default() };
+        let download = DownloadConfig { retry_first_ms: 1, attempts_max: 3, ..DownloadConfig::default() };
+        let config = Config { cache: folder.path().join("cache"), download, ..Config::default() };
         Self { folder, config }
     }
 
@@ -138,7 +138,8 @@ async fn a_model_is_fetched_once_and_then_kept_even_without_network() {
     let last = Mutex::new(Progress::default());
     let fetched = place.storage().fetch(&Order::open(server.uri("/m.onnx")), &|now| *last.lock().unwrap() = now).await.unwrap();
     assert_eq!(std::fs::read(fetched.path().join("m.onnx")).unwrap(), model());
-    assert_eq!(*last.lock().unwrap(), Progress { bytes_done: 1000, bytes_total: Some(1000) });
+    let last = *last.lock().unwrap();
+    assert_eq!((last.bytes_done, last.bytes_total, last.files_done, last.files_total), (1000, Some(1000), 1, 1));
     let uri = server.uri("/m.onnx");
     assert_eq!(server.requests().len(), 1);
     drop(server);
@@ -159,7 +160,7 @@ async fn a_new_daemon_goes_on_where_the_old_one_stopped() {
     let model = model();
     let server = Server::of(vec![whole("a", 1000, &model[..400]), rest(400, 1000, &model[400..])]).await;
     let mut place = Place::new();
-    place.config.http.attempts_max = 1;
+    place.config.download.attempts_max = 1;
     assert!(place.may_pass(&server.uri("/m.onnx")).await.contains("after 1 tries"));
     assert_eq!(place.fetched(&server, "/m.onnx").await, model);
     assert!(server.requests()[1].contains("range: bytes=400-"));
@@ -182,7 +183,7 @@ async fn a_server_that_falls_silent_is_asked_for_the_rest() {
     let model = model();
     let server = falls_silent(model.clone()).await;
     let mut place = Place::new();
-    place.config.http.stall_timeout_s = 1;
+    place.config.download.stall_timeout_s = 1;
     assert_eq!(place.fetched(&server, "/m.onnx").await, model);
     assert!(server.requests()[1].contains("range: bytes=500-"));
 }
@@ -295,7 +296,7 @@ async fn an_empty_file_is_fetched_as_such() {
 #[tokio::test]
 async fn a_file_above_the_bound_is_refused_before_and_while_it_comes() {
     let mut place = Place::new();
-    place.config.http.model_bytes_max = 100;
+    place.config.download.model_bytes_max = 100;
     let server = Server::of(vec![whole("a", 1000, &model())]).await;
     assert!(place.wrong(&server.uri("/m.onnx")).await.contains("model_bytes_max"));
     let chunk = [b"80\r\n".as_slice(), &[0; 128], b"\r\n0\r\n\r\n"].concat();

@@ -4,6 +4,7 @@
 //! Parts, tries, digests, the disk and the cache are the download's (`download.rs`).
 
 mod address;
+mod azure_files;
 mod file;
 mod git;
 mod hub;
@@ -11,6 +12,8 @@ mod net;
 mod object;
 mod oci;
 mod patterns;
+#[cfg(test)]
+pub(super) mod scripted;
 mod web;
 mod webhdfs;
 
@@ -52,12 +55,17 @@ pub(super) enum Source {
     Object(object::Source),
     /// A model of a hub.
     Hub(hub::Source),
+    /// Files of a share of Azure.
+    AzureFiles(azure_files::Source),
     /// An image or an artifact of a registry.
     Oci(oci::Source),
     /// Files of a Hadoop cluster.
     WebHdfs(webhdfs::Source),
     /// A repository, which fills a folder.
     Git(git::Source),
+    /// A test's own.
+    #[cfg(test)]
+    Scripted(scripted::Scripted),
 }
 
 impl Sources {
@@ -113,11 +121,7 @@ impl Sources {
             StorageUri::Git(uri) => git::Source::new(net, uri, &env).map(Source::Git),
             StorageUri::Oci(reference) => oci::Source::new(net, reference, &env).map(Source::Oci),
             StorageUri::Hdfs(path) => webhdfs::Source::new(net, path, &env).map(Source::WebHdfs),
-            StorageUri::AzureFiles(_) => Err(StorageError::Wrong(format!(
-                "file shares of Azure are not listed here: `{}`\nhint: put the model into a container of blobs, or write the address of \
-                 one file with its signature (`?sv=…&sig=…`)",
-                order.uri
-            ))),
+            StorageUri::AzureFiles(place) => azure_files::Source::new(net, place, &env).map(Source::AzureFiles),
             StorageUri::Local(_) | StorageUri::Pvc { .. } => Err(StorageError::Wrong(format!("used where it lies: `{}`", order.uri))),
         }
     }
@@ -205,7 +209,6 @@ pub(super) struct Answer {
     /// The version, if the source says one that can be asked for.
     pub(super) validator: Option<String>,
     /// What the whole file must hash to, if the source says.
-    #[expect(dead_code, reason = "the download checks digests next")]
     pub(super) digest: Option<Digest>,
     /// The bytes; ends early with a refusal.
     pub(super) bytes: BoxStream<'static, Result<Bytes, Refusal>>,
@@ -251,10 +254,13 @@ impl Source {
     pub(super) async fn list(&self) -> Result<Listing, Refusal> {
         match self {
             Self::Web(source) => Ok(source.list()),
+            #[cfg(test)]
+            Self::Scripted(source) => Ok(source.list()),
             Self::Object(source) => source.list().await,
             Self::Hub(source) => source.list().await,
             Self::Oci(source) => source.list().await,
             Self::WebHdfs(source) => source.list().await,
+            Self::AzureFiles(source) => source.list().await,
             Self::Git(source) => Err(Refusal::Wrong(format!("{}: fills a folder", source.shown()))),
         }
     }
@@ -263,10 +269,13 @@ impl Source {
     pub(super) async fn read(&self, file: &RemoteFile, ask: &Ask) -> Result<Answer, Refusal> {
         match self {
             Self::Web(source) => source.read(file, ask).await,
+            #[cfg(test)]
+            Self::Scripted(source) => source.read(file, ask),
             Self::Object(source) => source.read(file, ask).await,
             Self::Hub(source) => source.read(file, ask).await,
             Self::Oci(source) => source.read(file, ask).await,
             Self::WebHdfs(source) => source.read(file, ask).await,
+            Self::AzureFiles(source) => source.read(file, ask).await,
             Self::Git(source) => Err(Refusal::Wrong(format!("{}: fills a folder", source.shown()))),
         }
     }
@@ -275,10 +284,13 @@ impl Source {
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Web(source) => source.shown(),
+            #[cfg(test)]
+            Self::Scripted(_) => "scripted://".to_owned(),
             Self::Object(source) => source.shown(),
             Self::Hub(source) => source.shown(),
             Self::Oci(source) => source.shown(),
             Self::WebHdfs(source) => source.shown(),
+            Self::AzureFiles(source) => source.shown(),
             Self::Git(source) => source.shown(),
         }
     }
@@ -288,10 +300,13 @@ impl Source {
     pub(super) fn identity(&self) -> String {
         match self {
             Self::Web(source) => source.identity(),
+            #[cfg(test)]
+            Self::Scripted(_) => "scripted://".to_owned(),
             Self::Object(source) => source.identity(),
             Self::Hub(source) => source.identity(),
             Self::Oci(source) => source.identity(),
             Self::WebHdfs(source) => source.identity(),
+            Self::AzureFiles(source) => source.identity(),
             Self::Git(source) => source.identity(),
         }
     }

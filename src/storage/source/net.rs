@@ -107,7 +107,7 @@ impl Net {
         Self {
             rules: Arc::new(rules),
             connect_timeout: Duration::from_secs(config.http.connect_timeout_s),
-            stall_timeout: Duration::from_secs(config.http.stall_timeout_s),
+            stall_timeout: Duration::from_secs(config.download.stall_timeout_s),
             clients: Mutex::default(),
         }
     }
