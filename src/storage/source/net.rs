@@ -419,6 +419,16 @@ mod tests {
     }
 
     #[test]
+    fn a_server_of_the_internet_leads_nowhere_into_this_network() {
+        let net = net(&Config::default());
+        for uri in ["http://127.0.0.1/m", "http://192.168.1.5/m", "http://[fd12::1]/m"] {
+            let target = Url::parse(uri).unwrap();
+            let asked_outside = net.may_be_private(&Url::parse("https://models.example.com/m").unwrap());
+            assert!(net.check(&target, &[], asked_outside).is_err(), "{uri}");
+        }
+    }
+
+    #[test]
     fn hosts_are_allowed_by_name_or_by_their_end() {
         let config = Config { allowed_hosts: vec!["a.example".to_owned(), "*.b.example".to_owned()], ..Config::default() };
         let net = net(&config);
