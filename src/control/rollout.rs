@@ -37,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const QUIET: Duration = Duration::from_millis(200);
 /// Between two reports of a download's progress.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Between two log lines of a download's progress.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// One revision on its way.
 #[derive(Clone)]
@@ -294,7 +296,13 @@ impl Rollout {
 
     fn progress_report(&self) -> impl Fn(Progress) + Send + Sync + '_ {
         let told = Mutex::new(Instant::now());
+        let logged = Mutex::new(Instant::now());
         move |progress| {
+            let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if logged.elapsed() >= LOG_EVERY {
+                *logged = Instant::now();
+                tracing::info!(service = %self.key, "{}", progress_sentence(progress));
+            }
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.elapsed() >= REPORT_EVERY {
                 *told = Instant::now();

@@ -1,5 +1,6 @@
 //! Where models may come from, how they are fetched, and where fetched ones are kept.
 
+use super::cache::PruneTo;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,6 +15,15 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 pub struct Config {
     /// Folder for fetched models. Two daemons may share it.
     pub cache: PathBuf,
+    /// Bytes that fetched models and unfinished downloads may take; what is unused longest goes first, what is served or
+    /// pinned stays. 0: no bound.
+    pub cache_bytes_max: u64,
+    /// Percent of `cache_bytes_max` that eviction goes down to once it begins.
+    pub cache_low_percent: u8,
+    /// Days that an unfinished download waits to be gone on with.
+    pub partial_days_max: u32,
+    /// Ask nobody for models: only what is in the cache or on this machine is served. `HF_HUB_OFFLINE=1` sets it.
+    pub offline: bool,
     /// Folders that local paths must lie in; empty allows any path that the process can read.
     pub allowed_roots: Vec<PathBuf>,
     /// Folders that stand for `pvc://NAME`.
@@ -36,6 +46,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cache: PathBuf::from(".cache"),
+            cache_bytes_max: 0,
+            cache_low_percent: 90,
+            partial_days_max: 14,
+            offline: false,
             allowed_roots: Vec::new(),
             pvc: BTreeMap::new(),
             allowed_schemes: Vec::new(),
@@ -43,6 +57,18 @@ impl Default for Config {
             private_hosts: None,
             download: DownloadConfig::default(),
             http: HttpConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// What pruning is to reach with `coming` bytes on their way.
+    pub(super) fn prune_to(&self, coming: u64) -> PruneTo {
+        let low = u128::from(self.cache_bytes_max) * u128::from(self.cache_low_percent.min(100)) / 100;
+        PruneTo {
+            bytes_max: (self.cache_bytes_max > 0).then(|| self.cache_bytes_max.saturating_sub(coming)),
+            bytes_low: u64::try_from(low).unwrap_or(u64::MAX).saturating_sub(coming),
+            partial_age_max: Duration::from_hours(24 * u64::from(self.partial_days_max)),
         }
     }
 }
@@ -126,8 +152,8 @@ mod tests {
     fn waits_double_from_the_first_and_a_servers_own_wait_is_kept() {
         let config = DownloadConfig::default();
         assert_eq!([1, 2, 3].map(|failures| config.wait(None, failures).as_millis()), [250, 500, 1000]);
-        assert_eq!(config.wait(None, u32::MAX), Duration::from_millis(250 << 16).min(WAIT_MAX));
-        assert_eq!(config.wait(Some(Duration::from_secs(60)), 1), Duration::from_secs(60));
-        assert_eq!(config.wait(Some(Duration::from_hours(1)), 1), Duration::from_secs(300));
+        assert_eq!(config.wait(None, u32::MAX), WAIT_MAX);
+        assert_eq!(config.wait(Some(Duration::from_mins(1)), 1), Duration::from_mins(1));
+        assert_eq!(config.wait(Some(Duration::from_hours(1)), 1), Duration::from_mins(5));
     }
 }

@@ -17,15 +17,16 @@ const GONE: &str = ".wh.";
 /// ... and the name that takes all of its folder away.
 const ALL_GONE: &str = ".wh..wh..opq";
 
-/// Makes the model of the files in `folder`, in their place. Blocks; files that are the model already stay as they are.
+/// Makes the model of the files in `folder`, in their place; whether there was something to be made. Blocks; files that are
+/// the model already stay as they are.
 ///
 /// # Errors
 /// `Wrong`: no `models/` in the image, a path that leaves it, links, or more than the bounds.
-pub(super) fn unpack(then: Then, folder: &Path, files: &[Fetched], bounds: &Bounds) -> Result<(), StorageError> {
+pub(super) fn unpack(then: Then, folder: &Path, files: &[Fetched], bounds: &Bounds) -> Result<bool, StorageError> {
     match then {
-        Then::Keep | Then::UnpackOne => Ok(()),
-        Then::UnpackFolders => unpack_folders(folder, files, bounds),
-        Then::TakeModelsOfLayers => take_models(folder, files, bounds),
+        Then::Keep | Then::UnpackOne => Ok(false),
+        Then::UnpackFolders => unpack_folders(folder, files, bounds).map(|()| files.iter().any(|file| file.packing.is_some())),
+        Then::TakeModelsOfLayers => take_models(folder, files, bounds).map(|()| true),
     }
 }
 

@@ -1,7 +1,8 @@
 //! From a `storageUri` to files on this machine: [`Storage::fetch`].
 //!
-//! Local paths and claims are used where they lie. Models from web servers are fetched once into the cache folder;
-//! a download that was cut goes on where it stopped, and a model is seen only when it is whole.
+//! Local paths and claims are used where they lie. Models from elsewhere are fetched once into the cache folder;
+//! a download that was cut goes on where it stopped, and a model is seen only when it is whole. What is used or pinned
+//! stays there; the rest goes, the longest unused first, when the folder is to hold no more.
 
 mod archive;
 mod cache;
@@ -14,15 +15,20 @@ mod source;
 
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
+pub use cache::{Cache, Damage, Imported, KeptFile, KeptModel, PruneTo, Pruned, Record, Removal, Usage};
 pub use config::{Config, DownloadConfig, HttpConfig};
+pub use download::sha256_of_hex;
 
-use cache::{Cache, Slot};
+use crate::observe;
+use cache::{Claim, Lease, Slot};
 use download::{Fetched, Manner, Pace};
-use source::{Source, Sources, Then};
+use source::{Ask, Listing, Source, Sources, Then};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What to fetch, and what opens the door to it.
 #[derive(Debug, Clone)]
@@ -47,7 +53,7 @@ impl Order {
 #[derive(Debug, Clone)]
 pub struct Storage {
     config: Arc<Config>,
-    cache: Arc<Cache>,
+    cache: Cache,
     pace: Arc<Pace>,
     sources: Arc<Sources>,
 }
@@ -56,9 +62,19 @@ pub struct Storage {
 #[derive(Debug, Clone)]
 pub struct ModelDir {
     path: PathBuf,
+    /// Nobody removes a model from the cache while someone has this.
+    _lease: Option<Arc<Lease>>,
 }
 
 impl ModelDir {
+    const fn local(path: PathBuf) -> Self {
+        Self { path, _lease: None }
+    }
+
+    fn kept(lease: Lease) -> Self {
+        Self { path: lease.files().to_owned(), _lease: Some(Arc::new(lease)) }
+    }
+
     /// The file or folder.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -109,7 +125,7 @@ impl Storage {
     /// for what orders do not say.
     #[must_use]
     pub fn new(config: Config, env: StorageEnv) -> Self {
-        let cache = Arc::new(Cache::new(config.cache.clone()));
+        let cache = Cache::new(config.cache.clone());
         let sources = Arc::new(Sources::new(&config, env));
         let pace = Arc::new(Pace::new(config.download.bytes_per_second_max));
         Self { config: Arc::new(config), cache, pace, sources }
@@ -126,71 +142,242 @@ impl Storage {
     /// [`StorageError`], by what to do.
     pub async fn fetch(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
         self.sources.check_scheme(&order.uri)?;
-        let path = match &order.uri {
-            StorageUri::Local(path) => local::find(path, &self.config.allowed_roots).await?,
-            StorageUri::Pvc { claim, path } => local::find_in_claim(claim, path, &self.config.pvc).await?,
+        match &order.uri {
+            StorageUri::Local(path) => Ok(ModelDir::local(local::find(path, &self.config.allowed_roots).await?)),
+            StorageUri::Pvc { claim, path } => Ok(ModelDir::local(local::find_in_claim(claim, path, &self.config.pvc).await?)),
             _ => match self.sources.kept_elsewhere(order) {
-                Some(path) => path,
-                None => self.fetch_from(self.sources.open(order)?, order, progress).await?,
+                Some(path) => Ok(ModelDir::local(path)),
+                None => self.fetch_from(self.sources.open(order)?, order, progress).await,
             },
-        };
-        Ok(ModelDir { path })
+        }
+    }
+
+    /// The name that the model has in the cache; nothing for models that lie on this machine.
+    fn key(&self, order: &Order) -> Result<Option<String>, StorageError> {
+        if order.uri.is_in_place() || self.sources.kept_elsewhere(order).is_some() {
+            return Ok(None);
+        }
+        Ok(Some(key_of(&self.sources.open(order)?.identity(), order)))
     }
 
     /// Fetches what lies at a source, if it is not kept already.
-    async fn fetch_from(&self, source: Source, order: &Order, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {
-        let slot = match self.cache.claim(&source.identity()).await? {
-            cache::Claim::Kept(path) => return Ok(path),
-            cache::Claim::ToFetch(slot) => Arc::new(slot),
+    async fn fetch_from(&self, source: Source, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let key = key_of(&source.identity(), order);
+        let opener = self.opener(order).await?;
+        let slot = match self.cache.claim(&key).await? {
+            Claim::Kept(lease) => {
+                observe::cache_asked("hit");
+                self.check_may_have(&source, &key, opener).await?;
+                return Ok(ModelDir::kept(lease));
+            }
+            Claim::ToFetch(slot) => Arc::new(slot),
         };
+        observe::cache_asked("miss");
+        self.check_online(&source)?;
+        let began = Instant::now();
         let manner = Manner { config: &self.config.download, pace: &self.pace, pinned: order.sha256 };
         if source.fills() {
-            return fill(&source, slot).await;
+            let lease = fill(&source, slot, opener).await?;
+            self.make_room(0).await?;
+            return Ok(ModelDir::kept(lease));
         }
         let listing = download::list(&source, manner.config).await?;
+        self.make_room(listing.files.iter().filter_map(|file| file.size_bytes).sum()).await?;
         let files = download::download(&source, &listing, Arc::clone(&slot), manner, progress).await?;
-        let bounds = archive::Bounds { bytes_max: manner.config.model_bytes_max, entries_max: manner.config.entries_max };
-        on_disk(move || publish(&slot, &files, &source.shown(), listing.then, &bounds)).await
+        let bounds = self.bounds();
+        let lease = on_disk(move || publish(&slot, &files, &source, &listing, (&opener, &bounds))).await?;
+        observe::model_downloaded(began.elapsed());
+        self.make_room(0).await?;
+        Ok(ModelDir::kept(lease))
+    }
+
+    /// Fetches a model, and lets it stay in the cache until the pin is taken away; models that lie on this machine are only
+    /// looked up. `pin` says who asks.
+    ///
+    /// # Errors
+    /// [`StorageError`], as [`Storage::fetch`]; the pin stays.
+    pub async fn prefetch(&self, order: &Order, pin: &str, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        if let Some(key) = self.key(order)? {
+            let (cache, pin) = (self.cache.clone(), pin.to_owned());
+            on_disk(move || cache.pin(&key, &pin)).await?;
+        }
+        self.fetch(order, progress).await
+    }
+
+    /// Takes away a pin of [`Storage::prefetch`]; tells whether there was one.
+    ///
+    /// # Errors
+    /// [`StorageError`] when it cannot be noted.
+    pub async fn unpin(&self, order: &Order, pin: &str) -> Result<bool, StorageError> {
+        let Some(key) = self.key(order)? else { return Ok(false) };
+        let (cache, pin) = (self.cache.clone(), pin.to_owned());
+        on_disk(move || cache.unpin(&key, &pin)).await
+    }
+
+    /// What the cache holds of a model; nothing for models that lie on this machine.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the address is wrong.
+    pub async fn kept(&self, order: &Order) -> Result<Option<KeptModel>, StorageError> {
+        let Some(key) = self.key(order)? else { return Ok(None) };
+        let cache = self.cache.clone();
+        on_disk(move || Ok(cache.model(&key))).await
+    }
+
+    /// The cache, for whoever looks after it.
+    #[must_use]
+    pub const fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// What the settings ask of pruning.
+    #[must_use]
+    pub fn prune_to(&self) -> PruneTo {
+        self.config.prune_to(0)
+    }
+
+    /// Reads models that another cache exported; blocks.
+    ///
+    /// # Errors
+    /// [`StorageError`]: no export, damaged, or above the bounds. Nothing is kept then.
+    pub fn import(&self, source: impl io::Read) -> Result<Vec<Imported>, StorageError> {
+        self.cache.import(source, &self.bounds())
+    }
+
+    fn bounds(&self) -> archive::Bounds {
+        archive::Bounds { bytes_max: self.config.download.model_bytes_max, entries_max: self.config.download.entries_max }
+    }
+
+    fn check_online(&self, source: &Source) -> Result<(), StorageError> {
+        let shown = source.shown();
+        let offline = || {
+            StorageError::Wrong(format!(
+                "{shown}: not in the cache, and nobody is asked: `storage.offline` is set\n\
+                 hint: fetch it with `kserved pull` where there is a network, or bring it with `kserved cache import`"
+            ))
+        };
+        if self.config.offline { Err(offline()) } else { Ok(()) }
+    }
+
+    /// Removes what may go so that `coming` bytes more fit.
+    async fn make_room(&self, coming: u64) -> Result<(), StorageError> {
+        let (cache, to) = (self.cache.clone(), self.config.prune_to(coming));
+        if to.bytes_max.is_some() && coming > self.config.cache_bytes_max {
+            let max = self.config.cache_bytes_max;
+            return Err(StorageError::Wrong(format!(
+                "the model is larger than `storage.cache_bytes_max` allows: {coming} bytes, at most {max}"
+            )));
+        }
+        on_disk(move || {
+            cache.prune(to)?;
+            let usage = cache.usage()?;
+            observe::cache_bytes(usage.models_bytes, usage.partial_bytes);
+            Ok(())
+        })
+        .await
+    }
+
+    /// A name for the credentials of an order that tells nobody what they are.
+    async fn opener(&self, order: &Order) -> Result<String, StorageError> {
+        let mut said = order.env.iter().fold(String::new(), |said, (name, value)| said + name + "=" + value + "\n");
+        if said.is_empty() {
+            return Ok(cache::OPEN.to_owned());
+        }
+        let cache = self.cache.clone();
+        said += &on_disk(move || cache.salt()).await?;
+        Ok(Cache::key(&said))
+    }
+
+    /// A model that was fetched with credentials is served to a service without them, or with others, only after its source
+    /// was asked with that service's own.
+    async fn check_may_have(&self, source: &Source, key: &str, opener: String) -> Result<(), StorageError> {
+        let (cache, name) = (self.cache.clone(), key.to_owned());
+        let known = {
+            let opener = opener.clone();
+            on_disk(move || Ok(cache.is_open_to(&name, &opener))).await?
+        };
+        if known {
+            return Ok(());
+        }
+        if self.config.offline {
+            return Err(StorageError::Wrong(format!(
+                "{}: it is in the cache, but was fetched with other credentials, and nobody is asked whether these may have it: \
+                 `storage.offline` is set",
+                source.shown()
+            )));
+        }
+        if source.fills() {
+            source.check().await?;
+        } else if let Some(file) = download::list(source, &self.config.download).await?.files.first() {
+            source.read(file, &Ask { from: 0, until: Some(1), validator: None }).await?;
+        }
+        let (cache, name) = (self.cache.clone(), key.to_owned());
+        on_disk(move || cache.open_to(&name, &opener)).await
+    }
+}
+
+/// The name of a model in the cache. A pinned hash is part of it: another pin is another model.
+fn key_of(identity: &str, order: &Order) -> String {
+    match order.sha256 {
+        Some(sha256) => Cache::key(&format!("{identity}#sha256={}", download::Hex(&sha256))),
+        None => Cache::key(identity),
     }
 }
 
 /// Has the source fill the model's folder on its own.
-async fn fill(source: &Source, slot: Arc<Slot>) -> Result<PathBuf, StorageError> {
+async fn fill(source: &Source, slot: Arc<Slot>, opener: String) -> Result<Lease, StorageError> {
     let files = slot.empty_files_folder()?;
     let version = source.fill(&files).await?;
-    let record = serde_json::json!({ "uri": source.shown(), "version": version });
-    on_disk(move || slot.publish(&record)).await
+    let shown = source.shown();
+    on_disk(move || slot.publish(&shown, version, &opener, &HashMap::new())).await
 }
 
 /// Places the fetched files and lets the model be seen. Files that cannot be used are thrown away, so that the
 /// next try asks the source again.
-fn publish(slot: &Slot, fetched: &[Fetched], origin: &str, then: Then, bounds: &archive::Bounds) -> Result<PathBuf, StorageError> {
+fn publish(
+    slot: &Slot,
+    fetched: &[Fetched],
+    source: &Source,
+    listing: &Listing,
+    how: (&str, &archive::Bounds),
+) -> Result<Lease, StorageError> {
+    let (opener, bounds) = how;
     let files = slot.empty_files_folder()?;
-    let placed = place(fetched, &files, then, bounds);
+    let placed = place(fetched, &files, listing.then, bounds);
     if matches!(placed, Err(StorageError::Wrong(_))) {
         slot.discard();
     }
-    placed?;
-    let file =
-        |file: &Fetched| serde_json::json!({ "path": file.path, "bytes": file.bytes, "sha256": download::Hex(&file.sha256).to_string() });
-    slot.publish(&serde_json::json!({ "uri": origin, "files": fetched.iter().map(file).collect::<Vec<_>>() }))
+    slot.publish(&source.shown(), listing.version.clone(), opener, &placed?)
 }
 
-fn place(fetched: &[Fetched], files: &Path, then: Then, bounds: &archive::Bounds) -> Result<(), StorageError> {
+/// Puts the files where they belong; tells the hash and length of those that were hashed as they came.
+fn place(
+    fetched: &[Fetched],
+    files: &Path,
+    then: Then,
+    bounds: &archive::Bounds,
+) -> Result<HashMap<PathBuf, ([u8; 32], u64)>, StorageError> {
     if let ([file], Then::UnpackOne) = (fetched, then)
         && let Some(packing) = file.packing
     {
-        return archive::unpack(&file.place, packing, files, &file.path, bounds);
+        archive::unpack(&file.place, packing, files, &file.path, bounds)?;
+        return Ok(HashMap::new());
     }
-    fetched.iter().try_for_each(|file| {
+    let mut known = HashMap::new();
+    for file in fetched {
         let target = files.join(&file.path);
         let moved = || {
             std::fs::create_dir_all(target.parent().unwrap_or(files))?;
             std::fs::rename(&file.place, &target)
         };
-        moved().map_err(|error| disk_error(&error, &target))
-    })?;
-    layers::unpack(then, files, fetched, bounds)
+        moved().map_err(|error| disk_error(&error, &target))?;
+        known.insert(target, (file.sha256, file.bytes));
+    }
+    // What is unpacked was not hashed as it came.
+    if layers::unpack(then, files, fetched, bounds)? {
+        known.clear();
+    }
+    Ok(known)
 }
 
 /// What an error of the file system means, with the path it happened at.

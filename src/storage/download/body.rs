@@ -3,7 +3,7 @@
 use super::super::source::{Ask, Digest, Refusal, RemoteFile};
 use super::ledger::Note;
 use super::ranges::Ranges;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A file as far as it came. Shared by all who write it.
@@ -70,9 +70,9 @@ impl Body {
     }
 
     /// Notes bytes that were written to `place` and tells how many of them are new; bytes of an older version count for nothing.
-    pub(super) fn wrote(&self, place: &PathBuf, from: u64, until: u64) -> u64 {
+    pub(super) fn wrote(&self, place: &Path, from: u64, until: u64) -> u64 {
         let mut state = self.state();
-        if state.place.as_ref() != Some(place) {
+        if state.place.as_deref() != Some(place) {
             return 0;
         }
         let before = state.written.bytes();

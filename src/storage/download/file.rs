@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, FuturesUnordered};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit};
@@ -196,7 +196,7 @@ impl<'a> FileFetch<'a> {
         self.job.check_free(missing).map_err(Stop::Disk)
     }
 
-    async fn receive(&self, claimed: &mut Claimed<'_>, mut bytes_of: Bytestream, file: &Arc<File>, place: &PathBuf) -> Result<(), Stop> {
+    async fn receive(&self, claimed: &mut Claimed<'_>, mut bytes_of: Bytestream, file: &Arc<File>, place: &Path) -> Result<(), Stop> {
         let mut lane = Lane::new(&self.body, claimed.claim.from);
         let mut at = claimed.claim.from;
         let ended = loop {
@@ -244,7 +244,7 @@ impl<'a> FileFetch<'a> {
     }
 
     /// Hands gathered bytes to the hashes, if they are the next ones, and to the disk.
-    async fn write(&self, lane: &mut Lane<'_>, file: &Arc<File>, place: &PathBuf) -> Result<(), Stop> {
+    async fn write(&self, lane: &mut Lane<'_>, file: &Arc<File>, place: &Path) -> Result<(), Stop> {
         self.written(lane).await?;
         let (from, pieces) = (lane.from, std::mem::take(&mut lane.gathered));
         let until = from + std::mem::take(&mut lane.gathered_len) as u64;
@@ -253,7 +253,7 @@ impl<'a> FileFetch<'a> {
         }
         lane.from = until;
         self.hash_memory(from, until, &pieces).await;
-        let (body, file, place, done) = (Arc::clone(lane.body), Arc::clone(file), place.clone(), Arc::clone(&self.job.bytes));
+        let (body, file, place, done) = (Arc::clone(lane.body), Arc::clone(file), place.to_owned(), Arc::clone(&self.job.bytes));
         let ledger = Arc::clone(&self.job.ledger);
         lane.writing = Some(tokio::task::spawn_blocking(move || {
             // The ledger holds the slot: nobody else fetches this model while a write is under way.

@@ -157,7 +157,8 @@ impl fmt::Display for Hex<'_> {
 }
 
 /// 32 bytes from their 64 hexadecimal digits.
-pub(in super::super) fn sha256_of_hex(text: &str) -> Option<[u8; 32]> {
+#[must_use]
+pub fn sha256_of_hex(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
     let mut bytes = [0; 32];
     if digits.len() != 64 {

@@ -140,7 +140,7 @@ impl Note {
 
 /// Writes a file so that after a crash either the old or the new one is there.
 pub(in super::super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    let fresh = path.with_extension(Uuid::new_v4().simple().to_string());
     let mut file = File::create(&fresh)?;
     file.write_all(bytes)?;
     file.sync_data()?;

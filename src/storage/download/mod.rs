@@ -10,6 +10,9 @@ mod pace;
 mod ranges;
 
 pub(super) use hash::Hex;
+pub use hash::sha256_of_hex;
+pub(super) use ledger::{replace, sync_files};
+pub(super) use names::check as check_names;
 pub(super) use pace::Pace;
 
 use super::archive::Packing;
@@ -31,7 +34,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Between two notes of what is safe on disk, if those take no longer.
+/// Until the first note of what is safe on disk; the next ones wait twice as long each.
+const SAFE_FIRST: Duration = Duration::from_millis(50);
+/// Between two notes in the long run, if those take no longer.
 const SAFE_EVERY: Duration = Duration::from_millis(500);
 /// How much of the time may go into making bytes safe.
 const SAFE_SHARE: u32 = 4;
@@ -170,13 +175,15 @@ impl<'a> Job<'a> {
     async fn run(&self, listing: &Listing, bodies: Vec<Arc<Body>>, progress: OnProgress<'_>) -> Result<Vec<Fetched>, StorageError> {
         let mut meter = Meter::new(listing, &bodies);
         let known = bodies.clone();
-        let one = async |(remote, body): (&RemoteFile, Arc<Body>)| {
+        let one = async |(place, (remote, body)): (usize, (&RemoteFile, Arc<Body>))| {
             let fetched = FileFetch::new(self, remote, body).fetch().await?;
             self.files_done.fetch_add(1, Ordering::Relaxed);
-            Ok::<_, StorageError>(fetched)
+            Ok::<_, StorageError>((place, fetched))
         };
         let files = listing.files.iter().zip(bodies);
-        let all = futures::stream::iter(files).map(one).buffered(self.config.files_in_flight_max.max(1)).try_collect::<Vec<_>>();
+        let at_once = self.config.files_in_flight_max.max(1);
+        // In the order in which they end: a large file must not hold up the small ones after it.
+        let all = futures::stream::iter(files.enumerate()).map(one).buffer_unordered(at_once).try_collect::<Vec<_>>();
         let mut all = std::pin::pin!(all);
         let mut safe = std::pin::pin!(self.keep_safe());
         let mut ticks = tokio::time::interval(REPORT_EVERY);
@@ -188,12 +195,14 @@ impl<'a> Job<'a> {
             }
         };
         meter.report(self, &known, progress);
-        ended
+        let mut fetched = ended?;
+        fetched.sort_by_key(|(place, _)| *place);
+        Ok(fetched.into_iter().map(|(_, fetched)| fetched).collect())
     }
 
     /// Makes safe what was written, again and again; returns only when the disk refuses.
     async fn keep_safe(&self) -> StorageError {
-        let mut pause = SAFE_EVERY;
+        let mut pause = SAFE_FIRST;
         loop {
             tokio::time::sleep(pause).await;
             if !self.ledger.is_behind() {
@@ -203,7 +212,7 @@ impl<'a> Job<'a> {
             if let Err(error) = on_disk(move || ledger.make_safe()).await {
                 return error;
             }
-            pause = SAFE_EVERY.max(began.elapsed() * (SAFE_SHARE - 1));
+            pause = SAFE_EVERY.min(pause * 2).max(began.elapsed() * (SAFE_SHARE - 1));
         }
     }
 

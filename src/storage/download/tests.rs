@@ -19,9 +19,9 @@ impl Place {
     }
 
     async fn slot(&self) -> Arc<Slot> {
-        match Cache::new(self.folder.path().to_owned()).claim("u").await.unwrap() {
+        match Cache::new(self.folder.path().to_owned()).claim(&Cache::key("u")).await.unwrap() {
             Claim::ToFetch(slot) => Arc::new(slot),
-            Claim::Kept(path) => panic!("kept at {}", path.display()),
+            Claim::Kept(lease) => panic!("{lease:?}"),
         }
     }
 
@@ -45,7 +45,7 @@ impl Place {
 }
 
 fn bytes(length: usize) -> Vec<u8> {
-    (0..length).map(|number| (number * 7 % 251) as u8).collect()
+    (0..length).map(|number| u8::try_from(number * 7 % 251).unwrap()).collect()
 }
 
 fn no_fault(_: u64, _: &str, _: &Ask) -> Option<Fault> {

@@ -143,7 +143,7 @@ impl Source {
         let mut query = "restype=directory&comp=list".to_owned();
         if !marker.is_empty() {
             let marker: String = url::form_urlencoded::byte_serialize(marker.as_bytes()).collect();
-            query += &format!("&marker={marker}");
+            query.extend(["&marker=", &marker]);
         }
         let request = self.request(&format!("{}{folder}", self.place.path), &query)?;
         let (_, body) = self.net.text(request, |status, body| self.says(status, body)).await?;

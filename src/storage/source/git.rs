@@ -70,6 +70,15 @@ impl Source {
         self.url.to_string()
     }
 
+    /// Asks for the names of the repository's branches.
+    pub(super) async fn check(&self) -> Result<(), Refusal> {
+        let addresses = self.net.addresses(&self.url).await?;
+        let pinned = self.pinned(&addresses);
+        let mut arguments: Vec<&OsStr> = pinned.iter().flat_map(|setting| [OsStr::new("-c"), OsStr::new(setting)]).collect();
+        arguments.extend(["ls-remote", "--quiet", "--", self.url.as_str()].map(OsStr::new));
+        self.run(&arguments).await.map(drop)
+    }
+
     /// Clones into an empty folder and leaves the files alone there; the commit they are of.
     pub(super) async fn fill(&self, folder: &Path) -> Result<String, Refusal> {
         let addresses = self.net.addresses(&self.url).await?;

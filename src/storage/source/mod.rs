@@ -238,6 +238,17 @@ impl Source {
         matches!(self, Self::Git(_))
     }
 
+    /// Whether the source lets these credentials in; for sources that fill folders.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) async fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Git(source) => source.check().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Brings all files into an empty folder; which version it was, where the source has one. Ends what it started when
     /// it is dropped; what is in the folder then is to be thrown away.
     ///

@@ -24,6 +24,9 @@ pub(in super::super) enum Fault {
     OtherVersion,
 }
 
+/// One request: file, first byte, end.
+pub(in super::super) type Asked = (String, u64, Option<u64>);
+
 /// Decides on the fault of a request: its number from 0, the file, what is asked for.
 pub(in super::super) type Script = dyn Fn(u64, &str, &Ask) -> Option<Fault> + Send + Sync;
 
@@ -36,7 +39,7 @@ pub(in super::super) struct Scripted {
     /// Bytes that were sent.
     pub(in super::super) sent: Arc<AtomicU64>,
     /// What was asked for: file, first byte, end.
-    pub(in super::super) asked: Arc<Mutex<Vec<(String, u64, Option<u64>)>>>,
+    pub(in super::super) asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl fmt::Debug for Scripted {
