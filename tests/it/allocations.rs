@@ -138,7 +138,9 @@ fn serve(route: Route) -> Server {
             router.swap(RouteTable::new("default", [route]));
             // That another service is logged costs this one nothing.
             let logbook = Logbook::new(logger::Config::default());
-            router.set_loggers(Loggers::new([logbook.open(logging_of_another())]));
+            let logger = logbook.open(logging_of_another());
+            let spec = logger.spec().clone();
+            router.set_loggers(Loggers::default().with(&spec.namespace, &spec.service, Some(logger)));
             let (_ready, ready) = watch::channel(true);
             let (repository, _commands) = Repository::channel();
             let graphs = Graphs::new(router.clone(), kserved::codec::Limits::default(), kserved::router::graph::Config::default());

@@ -24,7 +24,7 @@ use futures::stream::{self, Stream};
 use http::HeaderMap;
 use news::News;
 use record::Record;
-use std::collections::HashMap;
+use rpds::HashTrieMapSync;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +66,9 @@ struct Inner {
     records: mpsc::Sender<Record>,
     bytes: Arc<Budget>,
     news: Arc<News>,
+    /// Where bodies are written that are yet to be.
+    writing: TaskTracker,
+    abandoned: CancellationToken,
 }
 
 impl fmt::Debug for Logger {
@@ -75,20 +78,23 @@ impl fmt::Debug for Logger {
 }
 
 /// Whose requests are logged: the loggers at one moment, by namespace and then by service.
-#[derive(Debug, Default)]
+///
+/// Never edited: a change makes another one that shares all but a few entries with the one before.
+#[derive(Debug, Clone, Default)]
 pub struct Loggers {
-    services: HashMap<String, HashMap<String, Logger>>,
+    services: HashTrieMapSync<String, HashTrieMapSync<String, Logger>>,
 }
 
 impl Loggers {
-    /// These loggers, each of its own service.
+    /// The same with this logger of a service, or with none.
     #[must_use]
-    pub fn new(loggers: impl IntoIterator<Item = Logger>) -> Self {
-        let mut services: HashMap<String, HashMap<String, Logger>> = HashMap::new();
-        for logger in loggers {
-            let (namespace, service) = (logger.spec().namespace.clone(), logger.spec().service.clone());
-            services.entry(namespace).or_default().insert(service, logger);
+    pub fn with(&self, namespace: &str, service: &str, logger: Option<Logger>) -> Self {
+        let mut named = self.services.get(namespace).cloned().unwrap_or_default();
+        match logger {
+            Some(logger) => named.insert_mut(service.to_owned(), logger),
+            None => drop(named.remove_mut(service)),
         }
+        let services = if named.is_empty() { self.services.remove(namespace) } else { self.services.insert(namespace.to_owned(), named) };
         Self { services }
     }
 
@@ -133,7 +139,8 @@ impl Logbook {
             abandoned.run_until_cancelled(delivering).await;
         });
         let bytes = Budget::new(shared.config.service_bytes_max, Some(Arc::clone(&shared.bytes)));
-        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news }) }
+        let (writing, abandoned) = (shared.deliveries.clone(), shared.abandoned.clone());
+        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news, writing, abandoned }) }
     }
 
     /// Delivers what waits, within the time set for it; the rest is dropped. Records that come later are dropped, too.
@@ -165,6 +172,12 @@ impl Logger {
     /// Room for so many bytes more.
     fn room(&self, bytes: usize) -> Option<Room> {
         Budget::take(&self.inner.bytes, bytes)
+    }
+
+    /// Does work beside all requests; the end of the daemon waits for it as for deliveries.
+    fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let abandoned = self.inner.abandoned.clone();
+        self.inner.writing.spawn(async move { abandoned.run_until_cancelled(work).await });
     }
 
     fn submit(&self, record: Record) {
