@@ -6,11 +6,15 @@
 //! 2. [`LoadedModel::worker`] gives an [`Engine`]: cheap, owned by one thread.
 //! 3. [`Engine::infer`] answers one (possibly batched) request on that thread. It blocks.
 //!
+//! A model that writes text has a fourth: [`LoadedModel::generator`] answers token by token, many requests in one step.
+//!
 //! Engines know nothing of queues, deadlines, protocols or batching. A panic in an engine is caught by the
 //! pool and costs one answer and one worker.
 
 pub mod cancel;
 pub mod free_memory;
+pub mod generation;
+pub mod huggingface;
 pub mod onnx;
 
 pub use cancel::Cancel;
@@ -35,6 +39,8 @@ pub trait EngineLoader: Send + Sync + std::fmt::Debug {
 pub struct LoadOptions {
     /// Threads one run may use; 1 is best for throughput.
     pub intra_op_threads: usize,
+    /// Threads that a model may use which answers all its requests in common steps (text generation).
+    pub step_threads: usize,
     /// The runtime's arguments after merge, for options an engine knows.
     pub args: Vec<String>,
     /// The runtime's environment after merge.
@@ -43,7 +49,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { intra_op_threads: 1, args: Vec::new(), env: BTreeMap::new() }
+        Self { intra_op_threads: 1, step_threads: 1, args: Vec::new(), env: BTreeMap::new() }
     }
 }
 
@@ -57,6 +63,11 @@ pub trait LoadedModel: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`EngineError::Failed`] when the engine's library refuses.
     fn worker(&self) -> Result<Box<dyn Engine>, EngineError>;
+
+    /// What writes text token by token, for a model that does. The same one each time.
+    fn generator(&self) -> Option<Arc<dyn generation::Generator>> {
+        None
+    }
 }
 
 /// One worker: answers requests one after another on the thread that owns it.

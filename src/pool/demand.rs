@@ -55,11 +55,25 @@ impl Demand {
 
     /// A request came; it is in flight until what this returns is dropped.
     pub(super) fn enter(&self, now: Instant) -> InFlight<'_> {
+        self.begin(now);
+        InFlight { demand: self }
+    }
+
+    /// A request came whose end is told by [`Demand::leave`].
+    pub(super) fn begin(&self, now: Instant) {
         let mut state = self.lock();
         state.advance(now);
         state.in_flight += 1;
         state.used_at = now;
-        InFlight { demand: self }
+    }
+
+    /// A request ended.
+    pub(super) fn leave(&self, now: Instant) {
+        let mut state = self.lock();
+        state.advance(now);
+        state.in_flight -= 1;
+        state.ended += 1;
+        state.used_at = now;
     }
 
     /// The sums up to `now`.
@@ -83,12 +97,7 @@ pub(super) struct InFlight<'d> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let now = Instant::now();
-        let mut state = self.demand.lock();
-        state.advance(now);
-        state.in_flight -= 1;
-        state.ended += 1;
-        state.used_at = now;
+        self.demand.leave(Instant::now());
     }
 }
 

@@ -7,6 +7,7 @@
 mod batch;
 mod check;
 pub mod demand;
+mod generation;
 mod here;
 mod lanes;
 mod pace;
@@ -17,7 +18,9 @@ mod watchdog;
 mod worker;
 
 pub use batch::Batching;
+pub use generation::Answering;
 
+use crate::engine::generation::Generator;
 use crate::engine::{Cancel, LoadedModel};
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, ModelMetadata, Timing};
 use crate::observe::{AnsweredMetrics, PoolMetrics};
@@ -70,7 +73,7 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.pool.queue.close();
+        self.pool.close();
     }
 }
 
@@ -80,6 +83,9 @@ struct Pool {
     options: PoolOptions,
     revision: Arc<str>,
     model: Arc<dyn LoadedModel>,
+    /// What writes text, where the model does.
+    generator: Option<Arc<dyn Generator>>,
+    generations: generation::Running,
     queue: Queue,
     threads: Mutex<Vec<JoinHandle<()>>>,
     seats: Seats,
@@ -114,10 +120,16 @@ impl ModelHandle {
         let revision = options.revision.as_str().into();
         let (threads, seats, unjoinable) = (Mutex::default(), Seats::default(), AtomicBool::new(false));
         let (demand, retired) = (Demand::new(Instant::now()), AtomicBool::new(false));
+        let generator = model.generator();
+        if let Some(generator) = &generator {
+            generator.take_turns(Arc::new(budget.clone()));
+        }
         let pool = Pool {
             options,
             revision,
             model,
+            generator,
+            generations: generation::Running::default(),
             queue,
             threads,
             seats,
@@ -247,7 +259,7 @@ impl ModelHandle {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         let counts = self.shared.pool.queue.counts();
-        counts.waiting + counts.running
+        counts.waiting + counts.running + self.shared.pool.generations.count()
     }
 
     /// Worker threads now.
@@ -262,10 +274,13 @@ impl ModelHandle {
     pub async fn drain(&self, grace: Duration) {
         let pool = &self.shared.pool;
         pool.retired.store(true, Ordering::Release);
-        pool.queue.close();
-        if timeout(grace, pool.queue.ended()).await.is_ok() {
+        pool.close();
+        if timeout(grace, async { tokio::join!(pool.queue.ended(), pool.generations.ended()) }).await.is_ok() {
             pool.join().await;
             return;
+        }
+        if let Some(generator) = &pool.generator {
+            generator.cancel_all();
         }
         let left = pool.queue.clear();
         tracing::warn!(revision = pool.options.revision, waiting = left.len(), running = self.in_flight(), "not drained in time");
@@ -286,6 +301,14 @@ impl Drop for Waiting {
 }
 
 impl Pool {
+    /// Takes no more requests.
+    fn close(&self) {
+        self.queue.close();
+        if let Some(generator) = &self.generator {
+            generator.close();
+        }
+    }
+
     fn batches(&self) -> bool {
         self.queue.batching().is_some()
     }

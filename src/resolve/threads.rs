@@ -16,7 +16,13 @@ impl RevisionSpec {
     /// Threads of one run, 1 at least. A value that is no positive number is passed over.
     #[must_use]
     pub fn intra_op_threads(&self) -> usize {
-        threads_of(&self.args, &self.env, self.cpu_limit_millis)
+        threads_of(&self.args, &self.env, self.cpu_limit_millis, 1)
+    }
+
+    /// Threads of a model that answers all its requests in common steps: as many as it may have, where nothing says less.
+    #[must_use]
+    pub fn step_threads(&self) -> usize {
+        threads_of(&self.args, &self.env, self.cpu_limit_millis, usize::MAX)
     }
 
     /// Runs side by side that the CPU limit leaves room for, 1 at least.
@@ -26,9 +32,9 @@ impl RevisionSpec {
     }
 }
 
-fn threads_of(args: &[String], env: &BTreeMap<String, String>, cpu_limit_millis: Option<u64>) -> usize {
+fn threads_of(args: &[String], env: &BTreeMap<String, String>, cpu_limit_millis: Option<u64>, unsaid: usize) -> usize {
     let wanted = from_args(args).or_else(|| env.get(VARIABLE).and_then(|text| positive(text)));
-    wanted.unwrap_or(1).min(cores(cpu_limit_millis))
+    wanted.unwrap_or(unsaid).min(cores(cpu_limit_millis))
 }
 
 /// A CPU limit in whole cores, 1 at least.
@@ -57,7 +63,7 @@ mod tests {
     fn check(args: &[&str], variable: Option<&str>, cpu_limit_millis: Option<u64>, threads: usize) {
         let env = variable.map(|value| (VARIABLE.to_owned(), value.to_owned())).into_iter().collect();
         let words: Vec<String> = args.iter().map(ToString::to_string).collect();
-        assert_eq!(threads_of(&words, &env, cpu_limit_millis), threads, "{args:?} {variable:?} {cpu_limit_millis:?}");
+        assert_eq!(threads_of(&words, &env, cpu_limit_millis, 1), threads, "{args:?} {variable:?} {cpu_limit_millis:?}");
     }
 
     #[test]
@@ -75,6 +81,14 @@ mod tests {
         check(&["--intra_op_threads=8"], None, Some(4000), 4);
         check(&["--intra_op_threads=2"], None, Some(4000), 2);
         check(&[], Some("2"), Some(100), 1);
+    }
+
+    #[test]
+    fn a_model_that_answers_all_in_common_steps_uses_what_it_may_have() {
+        let none = BTreeMap::new();
+        assert_eq!(threads_of(&[], &none, None, usize::MAX), usize::MAX);
+        assert_eq!(threads_of(&[], &none, Some(1500), usize::MAX), 2);
+        assert_eq!(threads_of(&["--intra_op_threads=1".to_owned()], &none, Some(4000), usize::MAX), 1);
     }
 
     #[test]
