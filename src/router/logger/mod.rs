@@ -67,7 +67,7 @@ struct Inner {
     bytes: Arc<Budget>,
     news: Arc<News>,
     /// Where bodies are written that are yet to be.
-    writing: TaskTracker,
+    tasks: TaskTracker,
     abandoned: CancellationToken,
 }
 
@@ -139,8 +139,8 @@ impl Logbook {
             abandoned.run_until_cancelled(delivering).await;
         });
         let bytes = Budget::new(shared.config.service_bytes_max, Some(Arc::clone(&shared.bytes)));
-        let (writing, abandoned) = (shared.deliveries.clone(), shared.abandoned.clone());
-        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news, writing, abandoned }) }
+        let (tasks, abandoned) = (shared.deliveries.clone(), shared.abandoned.clone());
+        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news, tasks, abandoned }) }
     }
 
     /// Delivers what waits, within the time set for it; the rest is dropped. Records that come later are dropped, too.
@@ -177,7 +177,7 @@ impl Logger {
     /// Does work beside all requests; the end of the daemon waits for it as for deliveries.
     fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
         let abandoned = self.inner.abandoned.clone();
-        self.inner.writing.spawn(async move { abandoned.run_until_cancelled(work).await });
+        self.inner.tasks.spawn(async move { abandoned.run_until_cancelled(work).await });
     }
 
     fn submit(&self, record: Record) {
