@@ -89,7 +89,9 @@ impl Embeddings {
         write::string(&mut json, &self.model);
         json.extend_from_slice(b",\"id\":");
         write::string(&mut json, id);
-        json.extend_from_slice(format!(",\"created\":{created},\"usage\":{{\"prompt_tokens\":{tokens},\"total_tokens\":{tokens}}}}}").as_bytes());
+        json.extend_from_slice(
+            format!(",\"created\":{created},\"usage\":{{\"prompt_tokens\":{tokens},\"total_tokens\":{tokens}}}}}").as_bytes(),
+        );
         Ok(json)
     }
 }

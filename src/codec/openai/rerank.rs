@@ -36,7 +36,9 @@ impl Rerank {
         let documents = bounded("documents", values, limits)?.iter().enumerate().map(document).collect::<Result<Vec<_>, _>>()?;
         let bytes = query.len().saturating_mul(documents.len()) + documents.iter().map(String::len).sum::<usize>();
         if bytes > limits.decoded_bytes_max {
-            return Err(fields.mistake("documents", format!("with the query beside each they take more than {} bytes", limits.decoded_bytes_max)));
+            return Err(
+                fields.mistake("documents", format!("with the query beside each they take more than {} bytes", limits.decoded_bytes_max))
+            );
         }
         let top_n = fields.count("top_n", 0..=usize::MAX)?.filter(|count| *count > 0).unwrap_or(documents.len());
         let rows = vec![i64::try_from(documents.len()).unwrap_or(i64::MAX)];
@@ -74,7 +76,8 @@ impl Rerank {
 
 fn document((at, value): (usize, &Value)) -> Result<String, Mistake> {
     let text = value.as_str().or_else(|| value["text"].as_str());
-    text.map(str::to_owned).ok_or_else(|| Mistake::new(format!("documents[{at}]"), unexpected("a string, or an object with a `text`", value)))
+    text.map(str::to_owned)
+        .ok_or_else(|| Mistake::new(format!("documents[{at}]"), unexpected("a string, or an object with a `text`", value)))
 }
 
 #[cfg(test)]
@@ -119,7 +122,10 @@ mod tests {
             (json!({"model": "m", "documents": ["a"]}), "`query`: this field is required"),
             (json!({"model": "m", "query": "q"}), "`documents`: this field is required"),
             (json!({"model": "m", "query": "q", "documents": []}), "`documents`: it is empty"),
-            (json!({"model": "m", "query": "q", "documents": ["a", 1]}), "`documents[1]`: expected a string, or an object with a `text`, found a number"),
+            (
+                json!({"model": "m", "query": "q", "documents": ["a", 1]}),
+                "`documents[1]`: expected a string, or an object with a `text`, found a number",
+            ),
             (json!({"model": "m", "query": "q", "documents": ["a", "a", "a", "a"]}), "`documents`: at most 3 are taken, found 4"),
             (
                 json!({"model": "m", "query": "q".repeat(60), "documents": ["a", "b"]}),

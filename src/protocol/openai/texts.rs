@@ -55,7 +55,8 @@ enum Asked {
 
 impl Kind {
     fn read(self, body: &[u8], limits: &TextLimits) -> Result<Asked, Problem> {
-        let value: Value = serde_json::from_slice(body).map_err(|error| Refusal::unprocessable(format!("the body is not JSON: {error}")))?;
+        let value: Value =
+            serde_json::from_slice(body).map_err(|error| Refusal::unprocessable(format!("the body is not JSON: {error}")))?;
         Ok(match self {
             Self::Embeddings => Asked::Embeddings(Embeddings::read(&value, limits)?),
             Self::Rerank => Asked::Rerank(Rerank::read(&value, limits)?),
