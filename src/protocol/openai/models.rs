@@ -6,6 +6,7 @@ use super::error::Problem;
 use super::texts::now_s;
 use crate::protocol::door::{Arrival, Door, ModelName};
 use crate::protocol::error::json_response;
+use crate::router::Route;
 use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
@@ -14,7 +15,7 @@ use http::StatusCode;
 use serde::Serialize;
 use std::sync::{Arc, LazyLock};
 
-/// When the first of them was asked for or the routes were made; KServe's server tells its start.
+/// When the routes were made, as KServe's server tells its start.
 static STARTED_S: LazyLock<u64> = LazyLock::new(now_s);
 
 #[derive(Serialize)]
@@ -44,8 +45,13 @@ fn describe(id: &Arc<str>) -> Model {
 /// Models that are asked over this interface, those that do not serve yet left out.
 async fn list(State(door): State<Arc<Door>>, arrival: Arrival) -> Response {
     let routes = door.routes(&arrival);
-    let asked = routes.iter().filter(|route| route.metadata().is_ok_and(|metadata| !metadata.abilities.is_empty()));
+    let asked = routes.iter().filter(|route| can_be_asked(route));
     json_response(StatusCode::OK, &List { object: "list", data: asked.map(|route| describe(&route.model_name)).collect() })
+}
+
+/// Whether a model answers texts, or writes them.
+fn can_be_asked(route: &Route) -> bool {
+    route.metadata().is_ok_and(|metadata| !metadata.abilities.is_empty()) || route.ready().is_ok_and(|handle| handle.generator().is_some())
 }
 
 async fn show(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): ModelName) -> Result<Response, Problem> {
