@@ -190,6 +190,7 @@ async fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, rea
 }
 
 async fn remove(mind: &Mind, key: &ResourceKey) {
+    mind.modes.forget(key);
     let Some(mut service) = mind.services.remove(key) else { return };
     if service.recorded || !service.looked_back {
         mind.keep_nothing(key).await;

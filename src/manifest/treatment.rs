@@ -267,6 +267,12 @@ const ANNOTATIONS: &[(&[&str], Treatment)] = &[
     ),
     (&["autoscaling.knative.dev/target-burst-capacity"], Treatment::Ignored("requests always wait in the daemon's own queue")),
     (
+        &["serving.knative.dev/rollout-duration"],
+        Treatment::Ignored(
+            "a new revision is warm before it gets requests, so a slow shift spares nothing; `canaryTrafficPercent` shifts by share",
+        ),
+    ),
+    (
         &["serving.kserve.io/storageSecretName", "serving.kserve.io/disable-localmodel", "serving.kserve.io/nodegroup"],
         Treatment::NotYetServed,
     ),
