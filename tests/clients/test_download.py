@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 from daemon import BINARY, ROOT, service
@@ -65,11 +66,12 @@ def test_a_download_killed_at_fifty_moments_is_never_corrupt_and_never_begins_fr
         before, seen = noted(cache), len(server.asked)
         words, settings = command(cache, "pull", "--quiet", *parts, f"{server.address}/model-{finished}.onnx")
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings)
-        try:
-            assert process.wait(moments.uniform(0.05, 0.6)) == 0, process.stderr.read()
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        # A moment is a number of bytes, so that a slow machine has as many of them as a fast one.
+        enough, deadline = server.sent + moments.randrange(4 * MIB), time.monotonic() + 60
+        while process.poll() is None and server.sent < enough and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (0, -signal.SIGKILL), process.stderr.read()
         process.stderr.close()
         again = [(start, end) for _, start, end in server.asked[seen:] for a, b in before if start < b and a < end]
         assert not again, f"asked again for what was safe: {again} of {before}"
