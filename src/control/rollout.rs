@@ -10,15 +10,18 @@ use super::services::{OutOfReach, Replicas, Running, Service, Why, route_of};
 use super::sides::Fresh;
 use super::status::Stage;
 use super::warm_up::warm_up;
-use crate::api::ResourceKey;
 use crate::api::status::{FailureInfo, FailureReason};
+use crate::api::{Resource, ResourceKey};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::{Batching, ModelHandle, PoolOptions};
 use crate::resolve::batching::BatchingSpec;
+use crate::resolve::canary::canaries_of;
+use crate::resolve::credentials::{Asker, env_of};
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
+use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
 use crate::router::Target;
 use crate::storage::{ModelDir, Order, Progress, StorageError};
@@ -250,7 +253,7 @@ impl Rollout {
             self.watch_files(path.clone()).await;
         }
         self.say(Stage::Loading("fetching the model".to_owned()));
-        let order = Order::open(uri.clone());
+        let order = Order { env: self.storage_env()?, ..Order::open(uri.clone()) };
         let report = self.progress_report();
         let fetched = tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
@@ -259,10 +262,23 @@ impl Rollout {
         let model =
             fetched.map_err(|error| Stop::Failed { may_pass: matches!(error, StorageError::MayPass(_)), message: error.to_string() })?;
         let files = match uri {
-            StorageUri::Local(_) | StorageUri::Pvc { .. } => self.watch_files(model.path().to_owned()).await,
+            uri if uri.is_in_place() => self.watch_files(model.path().to_owned()).await,
             _ => files_at(model.path().to_owned()).await,
         };
         Ok((model, files))
+    }
+
+    /// What opens the model's store, as the resources stand now.
+    fn storage_env(&self) -> Result<StorageEnv, Stop> {
+        let Resource::InferenceService(service) = &self.stored.defaulted else { return Ok(StorageEnv::default()) };
+        let snapshot = self.mind.reader.snapshot();
+        let canary = match &self.role {
+            Role::Canary(name) => canaries_of(service).into_iter().find(|canary| canary.name == *name),
+            Role::Newest | Role::Earlier => None,
+        };
+        let service = canary.as_ref().map_or(&**service, |canary| &canary.service);
+        let env = env_of(&Asker::service(service, &*snapshot), &*snapshot);
+        env.map_err(|error| Stop::Failed { message: format!("{}: {error}", error.field), may_pass: false })
     }
 
     /// Remembers what the files are before they are read, so that a change from now on is seen.
