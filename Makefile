@@ -108,7 +108,7 @@ bench-shared-memory: build ## a 13 MB picture through shared memory and over eve
 	$(call measure,shared_memory)
 
 .PHONY: bench-downloads
-bench-downloads: build ## a file of 2 GiB over loopback against curl: rate and memory, hash verification on
+bench-downloads: build ## downloads over loopback against curl and boto3, and a start from the cache: rates, memory, times
 	$(call measure,downloads)
 
 .PHONY: bench-codecs

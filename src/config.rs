@@ -263,6 +263,7 @@ impl Config {
             "storage.cache_bytes_max",
             "storage.cache_low_percent",
             "storage.partial_days_max",
+            "storage.recheck_interval_s",
             "storage.download.bytes_per_second_max",
             "control.loads_max",
             "control.debounce_ms",

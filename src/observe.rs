@@ -1,5 +1,9 @@
 //! Every metric of the daemon: its name, its unit, its labels, and the one function that records it.
 
+mod drawing;
+
+pub use drawing::{Drawing, Drawn, draw_downloads};
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 

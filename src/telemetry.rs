@@ -1,6 +1,10 @@
 //! What the daemon tells of itself: log lines on stderr and metrics for Prometheus.
 
+mod bars;
+
 use crate::config::{Log, LogFormat};
+use crate::observe;
+use bars::Bars;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
@@ -69,13 +73,22 @@ pub enum TelemetryError {
     Buckets(#[from] BuildError),
 }
 
-/// Starts logging to stderr as `log` says, for the whole process.
+/// Starts logging to stderr as `log` says, for the whole process. On a terminal, lines for people stand above bars of the downloads
+/// under way.
 ///
 /// # Errors
 /// The level is no filter, or the process logs already.
 pub fn install_logs(log: &Log) -> Result<(), TelemetryError> {
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let subscriber = subscriber(log, colours, std::io::stderr)?;
+    let terminal = std::io::stderr().is_terminal();
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none();
+    let subscriber = if terminal && matches!(log.format, LogFormat::Text) {
+        let bars = Bars::on_stderr();
+        let subscriber = subscriber(log, colours, bars.clone())?;
+        observe::draw_downloads(Box::new(bars.drawing()));
+        subscriber
+    } else {
+        subscriber(log, colours, std::io::stderr)?
+    };
     tracing::subscriber::set_global_default(subscriber).map_err(|error| TelemetryError::Twice(error.to_string()))
 }
 

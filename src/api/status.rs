@@ -253,6 +253,9 @@ pub struct ModelStatus {
     /// How many copies work and failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<ModelCopies>,
+    /// kserved's own: what the cache holds of the model that serves; absent where it was not fetched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cached: Option<CachedModel>,
 }
 
 /// Whether what runs is what the spec asks for.
@@ -367,6 +370,23 @@ impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
     }
+}
+
+/// A fetched model in this machine's cache.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CachedModel {
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Its files.
+    pub files: u64,
+    /// Of these, how many lie on the disk once for several models.
+    pub shared_files: u64,
+    /// Which version its source said it is: a commit, a digest, an `ETag`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// When it was fetched.
+    pub fetched_at: String,
 }
 
 /// How many copies of a model there are.

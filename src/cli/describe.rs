@@ -3,6 +3,7 @@
 use super::client::Server;
 use super::get::{Scope, cell, items, keys, one};
 use super::kind::resource;
+use super::size;
 use super::table::Table;
 use crate::api::Kind;
 use crate::config::to_yaml;
@@ -68,6 +69,7 @@ fn write(object: &Value, events: &[&Value], out: &mut impl Write) -> io::Result<
     write_map("Labels", &object["metadata"]["labels"], out)?;
     write_map("Annotations", &object["metadata"]["annotations"], out)?;
     write_lines(object, &MODEL, out)?;
+    write_cached(object, out)?;
     write_conditions(object, out)?;
     write_components(object, out)?;
     write_nodes(object, out)?;
@@ -83,6 +85,17 @@ fn write_lines(object: &Value, lines: &[(&str, &str)], out: &mut impl Write) -> 
     filled
         .into_iter()
         .try_for_each(|(name, value)| writeln!(out, "{:<17}{}", format!("{name}:"), value.replace('\n', "\n                 ")))
+}
+
+/// What the daemon's cache holds of the model.
+fn write_cached(object: &Value, out: &mut impl Write) -> io::Result<()> {
+    let Some(cached) = object.pointer("/status/modelStatus/cached") else { return Ok(()) };
+    let number = |field: &str| cached[field].as_u64().unwrap_or_default();
+    let shared =
+        if number("sharedFiles") > 0 { format!(", {} of them shared with other models", number("sharedFiles")) } else { String::new() };
+    writeln!(out, "{:<17}{} in {} files{shared}", "Cached:", size::bytes(number("bytes")), number("files"))?;
+    let lines = [("  version", "/version"), ("  fetched", "/fetchedAt")];
+    write_lines(cached, &lines, out)
 }
 
 fn write_map(name: &str, map: &Value, out: &mut impl Write) -> io::Result<()> {
@@ -173,7 +186,8 @@ mod tests {
                 "url": "http://iris.default.example.com",
                 "conditions": [{ "type": "Ready", "status": "False", "reason": "ModelLoadFailed", "message": "broken" }],
                 "components": { "predictor": { "latestReadyRevision": "r1", "traffic": [{ "revisionName": "r1", "percent": 100 }] } },
-                "modelStatus": { "transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": { "reason": "ModelLoadFailed" } },
+                "modelStatus": { "transitionStatus": "BlockedByFailedLoad", "lastFailureInfo": { "reason": "ModelLoadFailed" },
+                    "cached": { "bytes": 3 << 20, "files": 2, "sharedFiles": 1, "version": "abc", "fetchedAt": "2026-01-02T03:04:05Z" } },
             },
         });
         let event = json!({ "type": "Warning", "reason": "Suspicious", "message": "a.yaml:1:1: spec.x: unknown\nhint: did you mean `y`?" });
@@ -184,6 +198,7 @@ mod tests {
             "Name:            iris\n",
             "Labels:          a=b\n",
             "Transition:      BlockedByFailedLoad\n",
+            "Cached:          3.0 MiB in 2 files, 1 of them shared with other models\n  version:       abc\n  fetched:       2026-01-02T03:04:05Z\n",
             "  Ready   False            ModelLoadFailed   broken\n",
             "r1=100%",
             "    modelFormat:",

@@ -24,7 +24,7 @@ use crate::resolve::traffic::Book;
 use crate::router::shadow;
 use crate::router::waker::Asks;
 use crate::router::{Logbook, Route};
-use crate::storage::Storage;
+use crate::storage::{ModelDir, Storage};
 use crate::store::{FileChange, Reader, Stored, Writer};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -228,6 +228,7 @@ impl Mind {
             stage,
             runtime,
             serving: None,
+            cached: None,
             created: None,
             book: Book::default(),
             shares: Vec::new(),
@@ -246,6 +247,7 @@ impl Mind {
             let serving = service.serving().map(RevisionName::to_string);
             facts.created = service.attempt.as_ref().map(|attempt| attempt.name.to_string()).or_else(|| serving.clone());
             facts.serving = serving;
+            facts.cached = service.serving_model().and_then(ModelDir::cached).cloned();
             facts.book = service.book.clone();
             facts.shares.clone_from(&service.shares);
             facts.canaries = service.canary_facts();

@@ -297,9 +297,12 @@ impl Rollout {
     fn progress_report(&self) -> impl Fn(Progress) + Send + Sync + '_ {
         let told = Mutex::new(Instant::now());
         let logged = Mutex::new(Instant::now());
+        let drawn = observe::Drawn::new(self.key.to_string());
         move |progress| {
             let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
-            if logged.elapsed() >= LOG_EVERY {
+            if let Some(drawn) = &drawn {
+                drawn.at(progress.bytes_done, progress.bytes_total, &progress_sentence(progress));
+            } else if logged.elapsed() >= LOG_EVERY {
                 *logged = Instant::now();
                 tracing::info!(service = %self.key, "{}", progress_sentence(progress));
             }

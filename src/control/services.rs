@@ -262,6 +262,12 @@ impl Service {
         running.or(self.asleep.as_ref().map(|asleep| &asleep.name))
     }
 
+    /// Its model's files.
+    pub(super) fn serving_model(&self) -> Option<&ModelDir> {
+        let running = self.running.as_ref().map(|running| &running.model);
+        running.or(self.asleep.as_ref().map(|asleep| &asleep.model))
+    }
+
     /// Whether the route leads to what runs.
     pub(super) fn is_routed(&self) -> bool {
         self.route.as_ref().is_some_and(|route| route.ready().is_ok())

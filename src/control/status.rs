@@ -7,8 +7,8 @@ use crate::api::ResourceKey;
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::metadata::ObjectMeta;
 use crate::api::status::{
-    Address, CanaryStatus, ComponentStatus, Condition, ConditionStatus, FailureInfo, InferenceServiceStatus, ModelCopies, ModelState,
-    ModelStates, ModelStatus, TrafficTarget, TransitionStatus, condition,
+    Address, CachedModel, CanaryStatus, ComponentStatus, Condition, ConditionStatus, FailureInfo, InferenceServiceStatus, ModelCopies,
+    ModelState, ModelStates, ModelStatus, TrafficTarget, TransitionStatus, condition,
 };
 use crate::resolve::revision::{RevisionName, RuntimeRef};
 use crate::resolve::traffic::{Book, Share};
@@ -62,6 +62,8 @@ pub(super) struct Facts<'a> {
     pub(super) runtime: Option<&'a RuntimeRef>,
     /// The revision that answers, of this spec or of an earlier one.
     pub(super) serving: Option<String>,
+    /// What the cache holds of its model.
+    pub(super) cached: Option<CachedModel>,
     /// The newest revision, ready or not.
     pub(super) created: Option<String>,
     /// Which revisions had all requests.
@@ -192,6 +194,7 @@ fn canary(fact: &CanaryFact) -> CanaryStatus {
                 failed_copies: i32::from(matches!(fact.stage, Stage::Failed(_))),
                 total_copies: Some(i32::from(fact.serves)),
             }),
+            cached: None,
         },
     }
 }
@@ -209,6 +212,7 @@ fn model_status(facts: &Facts<'_>) -> ModelStatus {
         states: Some(ModelStates { active_model_state, target_model_state }),
         last_failure_info: facts.last_failure.clone(),
         copies: Some(ModelCopies { failed_copies: i32::from(failed), total_copies: Some(copies(facts)) }),
+        cached: facts.cached.clone(),
     }
 }
 
@@ -411,6 +415,7 @@ mod tests {
             stage,
             runtime: Some(&runtime),
             serving: serving.map(str::to_owned),
+            cached: None,
             created: Some("iris-predictor-00002".to_owned()),
             book: Book { latest_rolledout: Some(revision(1)), previous_rolledout: None },
             shares: serving.map(|_| shares).unwrap_or_default(),

@@ -22,11 +22,12 @@ pub use transfer::Imported;
 
 use super::download::sync_files;
 use super::{StorageError, disk_error, on_disk};
+use crate::api::status::CachedModel;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
@@ -60,6 +61,10 @@ pub(super) struct Slot {
     _lock: File,
 }
 
+/// The lease of a model that is about to be seen.
+#[derive(Debug)]
+pub(super) struct Seat(File);
+
 /// The use of a kept model: until it is dropped, or the process ends, nobody removes the model.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -72,6 +77,21 @@ impl Lease {
     /// The folder with the model's files.
     pub(super) fn files(&self) -> &Path {
         &self.files
+    }
+
+    /// What a user is told of the model. Blocks.
+    pub(super) fn told(&self) -> Option<CachedModel> {
+        // Its own name, and that of the blob.
+        const ALONE: u64 = 2;
+        let record = Record::read(self.files.parent()?)?;
+        let is_shared = |file: &&KeptFile| fs::metadata(self.files.join(&file.path)).is_ok_and(|found| found.nlink() > ALONE);
+        Some(CachedModel {
+            bytes: record.bytes(),
+            files: record.files.len() as u64,
+            shared_files: record.files.iter().filter(is_shared).count() as u64,
+            version: record.version,
+            fetched_at: record.fetched_at,
+        })
     }
 }
 
@@ -109,9 +129,32 @@ impl Cache {
         if let Some(lease) = self.lease(key)? {
             return Ok(Some(Claim::Kept(lease)));
         }
+        self.slot(key, lock).map(|slot| Some(Claim::ToFetch(slot)))
+    }
+
+    /// The right to fetch a kept model anew, while it stays and may be used; nothing while somebody uses, fetches or removes
+    /// it, or where nothing can be written. Blocks.
+    pub(super) fn claim_anew(&self, key: &str) -> Result<Option<Slot>, StorageError> {
+        let Some((lock, _unused)) = self.exclusively(key) else { return Ok(None) };
+        self.slot(key, lock).map(Some)
+    }
+
+    fn slot(&self, key: &str, lock: File) -> Result<Slot, StorageError> {
         let partial = self.root.join("partial").join(key);
         fs::create_dir_all(&partial).map_err(|error| disk_error(&error, &partial))?;
-        Ok(Some(Claim::ToFetch(Slot { cache: self.clone(), key: key.to_owned(), partial, _lock: lock })))
+        Ok(Slot { cache: self.clone(), key: key.to_owned(), partial, _lock: lock })
+    }
+
+    /// How long ago a model's source was asked which version it has. Blocks.
+    pub(super) fn asked_ago(&self, key: &str) -> Option<Duration> {
+        Record::written_at(&self.root.join("models").join(key))?.elapsed().ok()
+    }
+
+    /// Notes that the source was asked just now. Blocks.
+    pub(super) fn was_asked(&self, key: &str) -> Result<(), StorageError> {
+        let folder = self.root.join("models").join(key);
+        let Some(record) = Record::read(&folder) else { return Ok(()) };
+        record.write(&folder).map_err(|error| disk_error(&error, &folder))
     }
 
     /// Bytes of this cache's own, so that nobody can try credentials against the names it keeps of them. Blocks.
@@ -173,6 +216,28 @@ impl Slot {
         Ok(files)
     }
 
+    /// The model's lease, held so that what is fetched may take the place of what is kept.
+    ///
+    /// # Errors
+    /// `MayPass` while somebody uses what is kept.
+    pub(super) fn seat(&self) -> Result<Seat, StorageError> {
+        let path = lease_path(&self.cache.root, &self.key);
+        let open = || {
+            let lock = open_lock(&path)?;
+            if !self.model().exists() {
+                // Taken before the model is seen: nobody removes it in between.
+                return lock.lock_shared().map(|()| Some(lock));
+            }
+            match lock.try_lock() {
+                Ok(()) => Ok(Some(lock)),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        };
+        let used = || StorageError::MayPass("an earlier version of the model is in use".to_owned());
+        open().map_err(|error| disk_error(&error, &path))?.map(Seat).ok_or_else(used)
+    }
+
     /// Throws away what was fetched so far.
     pub(super) fn discard(&self) {
         if let Err(error) = remove_folder(&self.partial) {
@@ -188,11 +253,9 @@ impl Slot {
         version: Option<String>,
         opened_by: &str,
         known: &HashMap<PathBuf, ([u8; 32], u64)>,
+        Seat(lock): Seat,
     ) -> Result<Lease, StorageError> {
-        let model = self.cache.root.join("models").join(&self.key);
-        let path = lease_path(&self.cache.root, &self.key);
-        // Taken before the model is seen: nobody removes it in between.
-        let lock = open_lock(&path).and_then(|file| file.lock_shared().map(|()| file)).map_err(|error| disk_error(&error, &path))?;
+        let model = self.model();
         let write = |error: io::Error| disk_error(&error, &model);
         let whole = self.whole();
         let files = self.cache.shared_files(&whole.join("files"), known).map_err(write)?;
@@ -200,7 +263,12 @@ impl Slot {
         let paths: Vec<PathBuf> = files.iter().map(|file| whole.join("files").join(&file.path)).collect();
         sync_files(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         Record::new(uri.to_owned(), version, files, opened_by.to_owned()).write(&whole).map_err(write)?;
+        let earlier = Record::read(&model);
         self.let_be_seen(&model).map_err(write)?;
+        lock.lock_shared().map_err(write)?;
+        for file in earlier.iter().flat_map(|record| &record.files) {
+            blobs::release(&self.cache.root, file);
+        }
         Ok(Lease { files: model.join("files"), _lock: Some(lock) })
     }
 
@@ -209,14 +277,33 @@ impl Slot {
         sync_folders(&whole)?;
         let models = model.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(models)?;
-        fs::rename(&whole, model)?;
+        if model.exists() {
+            // Of the two versions, one is seen at every moment; the other goes with what else is left of the download.
+            exchange(&whole, model)?;
+        } else {
+            fs::rename(&whole, model)?;
+        }
         File::open(models)?.sync_all()?;
         remove_folder(&self.partial)
+    }
+
+    fn model(&self) -> PathBuf {
+        self.cache.root.join("models").join(&self.key)
     }
 
     fn whole(&self) -> PathBuf {
         self.partial.join("whole")
     }
+}
+
+/// Lets two folders change places in one step; in two where the file system cannot.
+fn exchange(fresh: &Path, old: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, fresh, CWD, old, RenameFlags::EXCHANGE).or_else(|_| {
+        let aside = fresh.with_extension("old");
+        fs::rename(old, &aside)?;
+        fs::rename(fresh, old).or_else(|error| fs::rename(&aside, old).and(Err(error)))
+    })
 }
 
 fn lock_path(root: &Path, key: &str) -> PathBuf {

@@ -22,6 +22,9 @@ pub struct Config {
     pub cache_low_percent: u8,
     /// Days that an unfinished download waits to be gone on with.
     pub partial_days_max: u32,
+    /// Seconds after which a model whose address names no fixed version is asked for again when it is loaded, and fetched
+    /// if it changed; 0: never. What is in use stays.
+    pub recheck_interval_s: u64,
     /// Ask nobody for models: only what is in the cache or on this machine is served. `HF_HUB_OFFLINE=1` sets it.
     pub offline: bool,
     /// Folders that local paths must lie in; empty allows any path that the process can read.
@@ -49,6 +52,7 @@ impl Default for Config {
             cache_bytes_max: 0,
             cache_low_percent: 90,
             partial_days_max: 14,
+            recheck_interval_s: 0,
             offline: false,
             allowed_roots: Vec::new(),
             pvc: BTreeMap::new(),

@@ -202,7 +202,7 @@ mod tests {
             let name = format!("layer-{number:04}");
             fs::write(folder.path().join(&name), layer(entries)).unwrap();
             let place = folder.path().join(&name);
-            files.push(Fetched { path: name, packing: Some(Packing::Tar), place, bytes: 0, sha256: [0; 32] });
+            files.push(Fetched { path: name, packing: Some(Packing::Tar), place, bytes: 0, sha256: [0; 32], validator: None });
         }
         unpack(Then::TakeModelsOfLayers, folder.path(), &files, &BOUNDS).map_err(|error| error.to_string())?;
         let mut found = Vec::new();

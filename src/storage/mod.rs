@@ -11,8 +11,10 @@ mod disk;
 mod download;
 mod layers;
 mod local;
+mod recheck;
 mod source;
 
+use crate::api::status::CachedModel;
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
 pub use cache::{Cache, Damage, Imported, KeptFile, KeptModel, PruneTo, Pruned, Record, Removal, Usage};
@@ -64,15 +66,26 @@ pub struct ModelDir {
     path: PathBuf,
     /// Nobody removes a model from the cache while someone has this.
     _lease: Option<Arc<Lease>>,
+    cached: Option<Arc<CachedModel>>,
 }
 
 impl ModelDir {
     const fn local(path: PathBuf) -> Self {
-        Self { path, _lease: None }
+        Self { path, _lease: None, cached: None }
     }
 
-    fn kept(lease: Lease) -> Self {
-        Self { path: lease.files().to_owned(), _lease: Some(Arc::new(lease)) }
+    async fn kept(lease: Lease) -> Result<Self, StorageError> {
+        on_disk(move || {
+            let (path, cached) = (lease.files().to_owned(), lease.told().map(Arc::new));
+            Ok(Self { path, _lease: Some(Arc::new(lease)), cached })
+        })
+        .await
+    }
+
+    /// What the cache told of the model when it was taken into use; nothing where it was not fetched.
+    #[must_use]
+    pub fn cached(&self) -> Option<&CachedModel> {
+        self.cached.as_deref()
     }
 
     /// The file or folder.
@@ -132,8 +145,8 @@ impl Storage {
     }
 
     /// The model's files, fetched if need be. Fetching one URI twice at once downloads it once, even by two
-    /// daemons that share a cache folder. A fetched model stays and is never asked for again, so a start without
-    /// network serves what was served before.
+    /// daemons that share a cache folder. A fetched model stays, so a start without network serves what was served before; it
+    /// is asked for again only as `recheck_interval_s` says.
     ///
     /// The result is the path itself for local models and claims, else a folder with the file or the unpacked archive.
     /// Cancel safe: a part that was fetched stays and is resumed.
@@ -167,28 +180,39 @@ impl Storage {
         let slot = match self.cache.claim(&key).await? {
             Claim::Kept(lease) => {
                 observe::cache_asked("hit");
-                self.check_may_have(&source, &key, opener).await?;
-                return Ok(ModelDir::kept(lease));
+                self.check_may_have(&source, &key, opener.clone()).await?;
+                return self.kept_or_newer(&source, order, (&key, opener), lease, progress).await;
             }
-            Claim::ToFetch(slot) => Arc::new(slot),
+            Claim::ToFetch(slot) => slot,
         };
         observe::cache_asked("miss");
         self.check_online(&source)?;
-        let began = Instant::now();
+        self.bring(&source, order, (slot, opener), progress).await
+    }
+
+    /// Brings the model into its slot and lets it be seen.
+    async fn bring(
+        &self,
+        source: &Source,
+        order: &Order,
+        (slot, opener): (Slot, String),
+        progress: OnProgress<'_>,
+    ) -> Result<ModelDir, StorageError> {
+        let (slot, began) = (Arc::new(slot), Instant::now());
         let manner = Manner { config: &self.config.download, pace: &self.pace, pinned: order.sha256 };
         if source.fills() {
-            let lease = fill(&source, slot, opener).await?;
+            let lease = fill(source, slot, opener).await?;
             self.make_room(0).await?;
-            return Ok(ModelDir::kept(lease));
+            return ModelDir::kept(lease).await;
         }
-        let listing = download::list(&source, manner.config).await?;
+        let listing = download::list(source, manner.config).await?;
         self.make_room(listing.files.iter().filter_map(|file| file.size_bytes).sum()).await?;
-        let files = download::download(&source, &listing, Arc::clone(&slot), manner, progress).await?;
-        let bounds = self.bounds();
-        let lease = on_disk(move || publish(&slot, &files, &source, &listing, (&opener, &bounds))).await?;
+        let files = download::download(source, &listing, Arc::clone(&slot), manner, progress).await?;
+        let (bounds, shown) = (self.bounds(), source.shown());
+        let lease = on_disk(move || publish(&slot, &files, (&shown, &listing), (&opener, &bounds))).await?;
         observe::model_downloaded(began.elapsed());
         self.make_room(0).await?;
-        Ok(ModelDir::kept(lease))
+        ModelDir::kept(lease).await
     }
 
     /// Fetches a model, and lets it stay in the cache until the pin is taken away; models that lie on this machine are only
@@ -329,7 +353,7 @@ async fn fill(source: &Source, slot: Arc<Slot>, opener: String) -> Result<Lease,
     let files = slot.empty_files_folder()?;
     let version = source.fill(&files).await?;
     let shown = source.shown();
-    on_disk(move || slot.publish(&shown, version, &opener, &HashMap::new())).await
+    on_disk(move || slot.publish(&shown, version, &opener, &HashMap::new(), slot.seat()?)).await
 }
 
 /// Places the fetched files and lets the model be seen. Files that cannot be used are thrown away, so that the
@@ -337,17 +361,18 @@ async fn fill(source: &Source, slot: Arc<Slot>, opener: String) -> Result<Lease,
 fn publish(
     slot: &Slot,
     fetched: &[Fetched],
-    source: &Source,
-    listing: &Listing,
-    how: (&str, &archive::Bounds),
+    (shown, listing): (&str, &Listing),
+    (opener, bounds): (&str, &archive::Bounds),
 ) -> Result<Lease, StorageError> {
-    let (opener, bounds) = how;
+    // What came stays until nobody uses the version before it.
+    let seat = slot.seat()?;
     let files = slot.empty_files_folder()?;
     let placed = place(fetched, &files, listing.then, bounds);
     if matches!(placed, Err(StorageError::Wrong(_))) {
         slot.discard();
     }
-    slot.publish(&source.shown(), listing.version.clone(), opener, &placed?)
+    let told = fetched.first().filter(|_| fetched.len() == 1).and_then(|file| file.validator.clone());
+    slot.publish(shown, listing.version_told().or(told), opener, &placed?, seat)
 }
 
 /// Puts the files where they belong; tells the hash and length of those that were hashed as they came.

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -188,6 +190,36 @@ def test_hugging_face_says_what_is_wrong(daemon, uri, token, said):
         environment = {"HF_ENDPOINT": hub.address, "HOME": str(daemon.folder)} | ({"HF_TOKEN": token} if token else {})
         message = told(daemon, uri, environment=environment)
         assert said in message and "hf_" not in message
+
+
+def test_a_branch_is_looked_at_again_at_a_start_and_fetched_only_if_it_has_a_new_commit(daemon):
+    files, start = dict(FILES), {"config": "storage: {recheck_interval_s: 60}\n"}
+
+    def start_an_hour_later():
+        seen = len(hub.asked)
+        daemon.stop()
+        for record in (daemon.folder / "cache" / "models").glob("*/model.json"):
+            os.utime(record, (time.time() - 3600,) * 2)
+        daemon.start(**start)
+        daemon.wait_ready("iris")
+        assert species(daemon) == b"setosa"
+        return [path for _, path, _ in hub.asked[seen:]]
+
+    def version():
+        return daemon.resource("iris")["status"]["modelStatus"]["cached"]["version"]
+
+    with servers.hub_double(files, "hf_sesame") as hub:
+        serve(daemon, "hf://team/iris", secret("hub", HF_TOKEN="hf_sesame", HF_ENDPOINT=hub.address), **start)
+        first = version()
+        asked = start_an_hour_later()
+        assert asked and not [path for path in asked if "/resolve/" in path], asked
+        assert version() == first
+        files["README.md"] = b"a word more"
+        assert [path for path in start_an_hour_later() if "/resolve/" in path]
+        assert version() != first and kept(daemon)["README.md"] == hashlib.sha256(b"a word more").hexdigest()
+        second = version()
+    start_an_hour_later()
+    assert version() == second, "what is kept is served without the hub"
 
 
 def test_modelscope(daemon):

@@ -66,6 +66,11 @@ impl Record {
         serde_json::from_slice(&std::fs::read(model.join(NAME)).ok()?).ok()
     }
 
+    /// When the record was last written, which is when the source was last asked.
+    pub(super) fn written_at(model: &Path) -> Option<SystemTime> {
+        std::fs::metadata(model.join(NAME)).and_then(|found| found.modified()).ok()
+    }
+
     pub(super) fn write(&self, model: &Path) -> io::Result<()> {
         replace(&model.join(NAME), &serde_json::to_vec_pretty(self)?)
     }

@@ -231,7 +231,7 @@ impl Cache {
     }
 
     /// Both locks of a model, if nobody else has one of them.
-    fn exclusively(&self, key: &str) -> Option<(File, File)> {
+    pub(super) fn exclusively(&self, key: &str) -> Option<(File, File)> {
         let take = |path: PathBuf| {
             fs::create_dir_all(path.parent()?).ok()?;
             let file = File::options().create(true).truncate(false).write(true).open(path).ok()?;

@@ -33,7 +33,7 @@ impl Place {
             fs::create_dir_all(target.parent().unwrap()).unwrap();
             fs::write(target, content).unwrap();
         }
-        slot.publish(identity, Some("v1".to_owned()), OPEN, &HashMap::new()).unwrap()
+        slot.publish(identity, Some("v1".to_owned()), OPEN, &HashMap::new(), slot.seat().unwrap()).unwrap()
     }
 
     fn model(&self, identity: &str) -> KeptModel {
@@ -62,7 +62,7 @@ fn a_model_is_seen_only_when_it_is_whole() {
     let files = slot.empty_files_folder().unwrap();
     assert!(!files.join("m.onnx").exists(), "what was left over is gone");
     fs::write(files.join("m.onnx"), "whole").unwrap();
-    let lease = slot.publish("u", None, OPEN, &HashMap::new()).unwrap();
+    let lease = slot.publish("u", None, OPEN, &HashMap::new(), slot.seat().unwrap()).unwrap();
     assert_eq!(fs::read_to_string(lease.files().join("m.onnx")).unwrap(), "whole");
     assert!(matches!(place.cache.try_claim(&Cache::key("u")).unwrap(), Some(Claim::Kept(other)) if other.files() == lease.files()));
 }
@@ -76,7 +76,7 @@ async fn two_daemons_on_one_cache_fetch_one_after_the_other() {
     let waiting = tokio::spawn(async move { two.claim(&Cache::key("u")).await });
     tokio::task::yield_now().await;
     slot.empty_files_folder().unwrap();
-    let published = slot.publish("u", None, OPEN, &HashMap::new()).unwrap();
+    let published = slot.publish("u", None, OPEN, &HashMap::new(), slot.seat().unwrap()).unwrap();
     drop(slot);
     assert!(matches!(waiting.await.unwrap().unwrap(), Claim::Kept(lease) if lease.files() == published.files()));
     drop(other);

@@ -82,7 +82,7 @@ impl Cache {
             place().map_err(|error| disk_error(&error, &target))?;
             known.insert(target, (file.hash().unwrap_or_default(), file.bytes));
         }
-        slot.publish(&record.uri, record.version.clone(), super::OPEN, &known)?;
+        slot.publish(&record.uri, record.version.clone(), super::OPEN, &known, slot.seat()?)?;
         Ok(told(false))
     }
 }

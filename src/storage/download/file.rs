@@ -352,7 +352,8 @@ impl<'a> FileFetch<'a> {
         state.sha256 = Some(sha256);
         state.dirty = true;
         let place = state.place.clone().ok_or_else(|| StorageError::MayPass(format!("`{}` is gone from the disk", self.remote.path)))?;
-        Ok(Fetched { path: self.remote.path.clone(), packing: self.remote.packing, place, bytes: state.total.unwrap_or(0), sha256 })
+        let (bytes, validator) = (state.total.unwrap_or(0), state.validator.clone());
+        Ok(Fetched { path: self.remote.path.clone(), packing: self.remote.packing, place, bytes, sha256, validator })
     }
 
     /// Forgets all bytes of the file.

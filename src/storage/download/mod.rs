@@ -58,6 +58,8 @@ pub(super) struct Fetched {
     pub(super) bytes: u64,
     /// What it hashes to.
     pub(super) sha256: [u8; 32],
+    /// Of which version it is, if its source told.
+    pub(super) validator: Option<String>,
 }
 
 /// How to fetch.

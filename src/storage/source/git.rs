@@ -72,11 +72,17 @@ impl Source {
 
     /// Asks for the names of the repository's branches.
     pub(super) async fn check(&self) -> Result<(), Refusal> {
+        self.head().await.map(drop)
+    }
+
+    /// The commit that the repository's own branch is at.
+    pub(super) async fn head(&self) -> Result<String, Refusal> {
         let addresses = self.net.addresses(&self.url).await?;
         let pinned = self.pinned(&addresses);
         let mut arguments: Vec<&OsStr> = pinned.iter().flat_map(|setting| [OsStr::new("-c"), OsStr::new(setting)]).collect();
         arguments.extend(["ls-remote", "--quiet", "--", self.url.as_str()].map(OsStr::new));
-        self.run(&arguments).await.map(drop)
+        let said = self.run(&arguments).await?;
+        Ok(said.lines().find_map(|line| line.strip_suffix("\tHEAD")).unwrap_or_default().to_owned())
     }
 
     /// Clones into an empty folder and leaves the files alone there; the commit they are of.

@@ -62,6 +62,12 @@ impl Source {
         format!("{}\nat {}{}", self.shown(), self.endpoint, self.patterns.identity())
     }
 
+    /// Whether the revision is a branch or a tag.
+    pub(super) fn moves(&self) -> bool {
+        let revision = self.revision();
+        revision.len() != 40 || !revision.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
     /// All files of the revision.
     pub(super) async fn list(&self) -> Result<Listing, Refusal> {
         let (version, found) = match self.kind {
@@ -84,7 +90,9 @@ impl Source {
             return Err(Refusal::Wrong(format!("{}: more than {FILES_MAX} files: is it a model?", self.shown())));
         }
         files.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(Listing { version: Some(version), files, then: Then::Keep })
+        // ModelScope tells no commit: a branch's name is no version.
+        let version = (self.kind == Kind::HuggingFace).then_some(version);
+        Ok(Listing { version, files, then: Then::Keep })
     }
 
     /// Asks for a file of the version that was listed, or for a part of it.

@@ -27,6 +27,7 @@ use futures::stream::BoxStream;
 use net::Net;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -232,6 +233,21 @@ impl RemoteFile {
     }
 }
 
+impl Listing {
+    /// The version of the whole: the source's own, else one of all its files' versions or hashes, if it told these beforehand.
+    pub(super) fn version_told(&self) -> Option<String> {
+        if self.version.is_some() {
+            return self.version.clone();
+        }
+        let mut hash = Sha256::new();
+        for file in &self.files {
+            let digest = || file.digest.map(|digest| format!("{digest:?}"));
+            hash.update(format!("{}\n{}\n", file.path, file.validator.clone().or_else(digest)?));
+        }
+        Some(format!("sha256:{:x}", hash.finalize()))
+    }
+}
+
 impl Source {
     /// Whether the source fills a folder on its own ([`Source::fill`]), instead of listing files that are read one by one.
     pub(super) const fn fills(&self) -> bool {
@@ -288,6 +304,30 @@ impl Source {
             Self::WebHdfs(source) => source.read(file, ask).await,
             Self::AzureFiles(source) => source.read(file, ask).await,
             Self::Git(source) => Err(Refusal::Wrong(format!("{}: fills a folder", source.shown()))),
+        }
+    }
+
+    /// Whether the address may mean other bytes tomorrow.
+    pub(super) fn moves(&self) -> bool {
+        match self {
+            Self::Hub(source) => source.moves(),
+            Self::Oci(source) => source.moves(),
+            _ => true,
+        }
+    }
+
+    /// Which version the source has now, as a download notes it; none where it does not tell one. One byte of a file at
+    /// most is asked for.
+    pub(super) async fn version(&self) -> Result<Option<String>, Refusal> {
+        match self {
+            Self::Git(source) => source.head().await.map(Some),
+            Self::Web(_) => {
+                let listing = self.list().await?;
+                let [file] = listing.files.as_slice() else { return Ok(None) };
+                let answer = self.read(file, &Ask { from: 0, until: Some(1), validator: None }).await?;
+                Ok(answer.validator)
+            }
+            _ => Ok(self.list().await?.version_told()),
         }
     }
 

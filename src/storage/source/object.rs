@@ -145,11 +145,21 @@ impl Source {
         let options = GetOptions { range, if_match: ask.validator.clone(), ..GetOptions::default() };
         let got = self.bucket.get_opts(&path, options).await.map_err(|error| self.refusal(&error))?;
         let headers = got.extensions.get::<connect::Headers>().map(|headers| headers.0.clone()).unwrap_or_default();
-        let digest = digest_of(self.kind, got.meta.e_tag.as_deref(), &headers);
+        let mut digest = digest_of(self.kind, got.meta.e_tag.as_deref(), &headers);
+        if digest.is_none() && self.kind == Kind::S3 && ask.from == 0 && ask.until.is_some() {
+            digest = self.digest_of_whole(&path, got.meta.e_tag.clone()).await;
+        }
         let (offset, total, validator) = (got.range.start, Some(got.meta.size), got.meta.e_tag.clone());
         let (uri, kind, signed) = (self.uri.clone(), self.kind, self.signed);
         let bytes = got.into_stream().map_err(move |error| says::refusal(&uri, kind, signed, &error)).boxed();
         Ok(Answer { offset, total, validator, digest, bytes })
+    }
+
+    /// What S3 tells of a whole object and not with a part of it. Where it tells nothing, the bytes come without.
+    async fn digest_of_whole(&self, path: &ObjectPath, tag: Option<String>) -> Option<Digest> {
+        let options = GetOptions { head: true, if_match: tag, ..GetOptions::default() };
+        let got = self.bucket.get_opts(path, options).await.ok()?;
+        digest_of(self.kind, got.meta.e_tag.as_deref(), &got.extensions.get::<connect::Headers>()?.0)
     }
 
     fn refusal(&self, error: &object_store::Error) -> Refusal {
@@ -200,12 +210,16 @@ fn found(object: ObjectMeta, path: String) -> Found {
     Found { key: object.location.to_string(), path, bytes: object.size, tag }
 }
 
-/// The MD5 that a store tells. S3's `ETag` is one only for what was stored in one piece and without a key of one's own.
+/// The hash that a store tells: S3's SHA-256 of the whole (that of several parts has `-` and their number at its end), else an
+/// MD5. S3's `ETag` is one only for what was stored in one piece and without a key of one's own.
 fn digest_of(kind: Kind, tag: Option<&str>, headers: &HeaderMap) -> Option<Digest> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let md5 = |bytes: Vec<u8>| bytes.try_into().ok().map(Digest::Md5);
     match kind {
         Kind::S3 => {
+            if let Some(sha256) = text("x-amz-checksum-sha256").and_then(super::from_base64).and_then(|bytes| bytes.try_into().ok()) {
+                return Some(Digest::Sha256(sha256));
+            }
             let encrypted = text("x-amz-server-side-encryption").is_some_and(|how| how != "AES256")
                 || headers.contains_key("x-amz-server-side-encryption-customer-algorithm");
             let digits = tag?.trim_matches('"');
@@ -272,6 +286,9 @@ mod tests {
         assert_eq!(digest_of(Kind::S3, tag, &headers(&[("x-amz-server-side-encryption", "AES256")])), Some(md5));
         assert_eq!(digest_of(Kind::S3, tag, &headers(&[("x-amz-server-side-encryption", "aws:kms")])), None);
         assert_eq!(digest_of(Kind::S3, Some("\"9e107d9d372bb6826bd81d3542a419d6-2\""), &headers(&[])), None);
+        let sha256 = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=";
+        assert_eq!(digest_of(Kind::S3, tag, &headers(&[("x-amz-checksum-sha256", sha256)])), Some(Digest::Sha256([0xab; 32])));
+        assert_eq!(digest_of(Kind::S3, None, &headers(&[("x-amz-checksum-sha256", &format!("{sha256}-2"))])), None);
         let base64 = "nhB9nTcrtoJr2B01QqQZ1g==";
         assert_eq!(digest_of(Kind::Gs, None, &headers(&[("x-goog-hash", &format!("crc32c=AAAAAA==,md5={base64}"))])), Some(md5));
         assert_eq!(digest_of(Kind::Azure, None, &headers(&[("content-md5", base64)])), Some(md5));

@@ -53,6 +53,11 @@ impl Source {
         self.shown()
     }
 
+    /// Whether the reference has a tag alone.
+    pub(super) const fn moves(&self) -> bool {
+        !self.reference.has_digest()
+    }
+
     /// The layers of an image, or the files of an artifact.
     pub(super) async fn list(&self) -> Result<Listing, Refusal> {
         let (digest, manifest) = self.manifest().await?;

@@ -221,7 +221,6 @@ def git_sha1(content):
 
 def hub_double(files, token, elsewhere=None):
     """Hugging Face's hub with one model, `team/iris`; files that end with `.onnx` are large ones, which may lie elsewhere."""
-    commit = hashlib.sha1(b"commit").hexdigest()
     large = {name for name in files if name.endswith(".onnx")}
 
     def entry(name):
@@ -234,6 +233,8 @@ def hub_double(files, token, elsewhere=None):
     def answer(request):
         url = urllib.parse.urlsplit(request.path)
         path, query = urllib.parse.unquote(url.path), urllib.parse.parse_qs(url.query)
+        # Whoever changes a file makes a commit.
+        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
         if request.headers.get("Authorization") != f"Bearer {token}":
             return request.send(401, {"error": "Invalid credentials in Authorization header"})
         if path.startswith("/api/models/team/iris/revision/"):

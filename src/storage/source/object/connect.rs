@@ -6,6 +6,7 @@ use crate::resolve::storage_env::StorageEnv;
 use crate::storage::StorageError;
 use http_body_util::{BodyExt, Limited};
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService};
+use object_store::path::Path as ObjectPath;
 use object_store::{ClientOptions, RetryConfig};
 use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
@@ -16,6 +17,8 @@ use url::Url;
 
 /// Bytes of an answer that refuses.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one page of a listing; a thousand keys of a kilobyte fit.
+const LISTING_BYTES_MAX: usize = 8 << 20;
 
 /// The headers of an answer, for those who need more than `object_store` hands on.
 #[derive(Debug, Clone)]
@@ -52,12 +55,53 @@ impl HttpService for Connector {
             if !response.status().is_success() {
                 return Err(refused(response).await);
             }
+            if url.query_pairs().any(|(name, _)| name == "list-type") {
+                response = without_nameless(response).await?;
+            }
             let headers = Headers(response.headers().clone());
             response.extensions_mut().insert(headers);
             Ok(response)
         })
     }
 }
+
+/// A listing of S3 without the keys that `object_store` cannot ask for (`a//b`, `/a`, `a/../b`): one of them would fail it
+/// whole. They are told in the log.
+async fn without_nameless(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let collected = Limited::new(body, LISTING_BYTES_MAX).collect().await;
+    let bytes = collected.map_err(|error| HttpError::new(HttpErrorKind::Decode, Chained(error)))?.to_bytes();
+    let listing = String::from_utf8_lossy(&bytes);
+    let (kept, left_out) = split_listing(&listing);
+    if !left_out.is_empty() {
+        tracing::warn!(keys = left_out.join(", "), "objects are left out: their keys have an empty part, `.` or `..`");
+    }
+    Ok(HttpResponse::from_parts(parts, kept.into()))
+}
+
+/// The listing without such keys, and these.
+fn split_listing(listing: &str) -> (String, Vec<&str>) {
+    const BEGIN: &str = "<Contents>";
+    let (mut kept, mut left_out) = (String::with_capacity(listing.len()), Vec::new());
+    let mut pieces = listing.split(BEGIN);
+    kept.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let key = piece.split_once("<Key>").and_then(|(_, rest)| rest.split_once("</Key>")).map_or("", |(key, _)| key);
+        if !key.starts_with('/') && ObjectPath::parse(key).is_ok() {
+            kept.push_str(BEGIN);
+            kept.push_str(piece);
+        } else {
+            left_out.push(key);
+            kept.push_str(piece.split_once("</Contents>").map_or("", |(_, rest)| rest));
+        }
+    }
+    (kept, left_out)
+}
+
+/// An error of reading an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read a listing: {0}")]
+struct Chained(Box<dyn std::error::Error + Send + Sync>);
 
 /// What a store answered that did not give what was asked for; `object_store`'s own error for it cannot be told apart.
 #[derive(Debug, thiserror::Error)]
@@ -100,4 +144,19 @@ pub(in super::super) fn settings_of(env: &StorageEnv) -> Result<Tls, StorageErro
         (None, None) => None,
     };
     Ok(Tls { skip_verify: env.get("S3_VERIFY_SSL").is_some_and(off), ca_pem, identity_pem: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_cannot_be_asked_for_are_left_out_and_the_rest_stays() {
+        let entry = |key: &str| format!("<Contents><Key>{key}</Key><Size>3</Size></Contents>");
+        let page = |keys: &[&str]| format!("<List>{}<Prefix>m</Prefix></List>", keys.iter().map(|key| entry(key)).collect::<String>());
+        let listing = page(&["m/a", "m//b", "/m/c", "m/../d", "m/", "m/e &amp; f"]);
+        let (kept, left_out) = split_listing(&listing);
+        assert_eq!(kept, page(&["m/a", "m/", "m/e &amp; f"]));
+        assert_eq!(left_out, ["m//b", "/m/c", "m/../d"]);
+    }
 }

@@ -7,8 +7,9 @@ use super::{Kind, Source};
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::InBucket;
 use crate::storage::StorageError;
-use object_store::RetryConfig;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::{ClientOptions, RetryConfig};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use url::Url;
@@ -51,6 +52,8 @@ impl Source {
         let mut retry = RetryConfig::default();
         no_retries(&mut retry);
         let mut builder = AmazonS3Builder::new()
+            // `object_store` signs these with the rest.
+            .with_client_options(ClientOptions::new().with_default_headers(asks_for_checksums()))
             .with_http_connector(Connector { net: Arc::clone(net), tls: settings_of(env)? })
             .with_retry(retry)
             .with_bucket_name(&place.bucket)
@@ -80,6 +83,11 @@ impl Source {
             endpoint: address.endpoint,
         })
     }
+}
+
+/// A store tells the checksums that it keeps beside an object only where it is asked for them.
+fn asks_for_checksums() -> HeaderMap {
+    HeaderMap::from_iter([(HeaderName::from_static("x-amz-checksum-mode"), HeaderValue::from_static("ENABLED"))])
 }
 
 fn address(bucket: &str, region: &str, env: &StorageEnv) -> Result<Address, StorageError> {

@@ -47,6 +47,10 @@ impl Reference {
         Ok(Self { registry: registry.to_owned(), name, tag: tag.to_owned(), digest: digest.map(str::to_owned) })
     }
 
+    pub(super) const fn has_digest(&self) -> bool {
+        self.digest.is_some()
+    }
+
     /// The digest, else the tag.
     pub(super) fn wanted(&self) -> &str {
         self.digest.as_deref().unwrap_or(&self.tag)
