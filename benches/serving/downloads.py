@@ -46,8 +46,10 @@ class Files(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         address = urllib.parse.urlsplit(self.path)
         asked = urllib.parse.parse_qs(address.query)
-        if "list-type" in asked:
-            return self.list(asked.get("prefix", [""])[0], asked.get("continuation-token", [""])[0])
+        if address.path.strip("/") == BUCKET:
+            # Both versions of S3's listing: kserved asks by the second, boto3's resources by the first.
+            after = asked.get("continuation-token", asked.get("marker", [""]))[0]
+            return self.list(asked.get("prefix", [""])[0], after)
         path = self.folder / urllib.parse.unquote(address.path).lstrip("/").removeprefix(f"{BUCKET}/")
         with path.open("rb") as file:
             total = os.fstat(file.fileno()).st_size
