@@ -7,6 +7,7 @@
 //! [`Generation`] cancels it within one step of the model. Nothing here knows of HTTP or of chat messages.
 
 mod events;
+mod grammar;
 mod request;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -14,6 +15,7 @@ mod text_stream;
 mod tokenizer;
 
 pub use events::{Event, EventSink, FinishReason, Finished, Generation, Logprobs, SubmitError, Token, TokenLogprob, Usage, generation};
+pub use grammar::{Constraint, GrammarError, GrammarLimits, Grammars};
 pub use request::{Allowed, GenerateRequest, Sampling, TokenMask};
 pub use text_stream::{Piece, TextStream};
 pub use tokenizer::{TextTokenizer, TokenizeError};
