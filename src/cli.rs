@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or a wrong configuration, 130 and 143 ended at once by a signal.
 
 mod age;
+mod chat;
 mod client;
 mod config;
 mod describe;
@@ -11,9 +12,11 @@ mod infer;
 mod kind;
 mod npy;
 mod optimise_graph;
+mod run;
 mod serve;
 mod settings;
 mod table;
+mod talk;
 mod validate;
 
 use crate::config::ConfigError;
@@ -44,6 +47,10 @@ enum Command {
     Describe(describe::Arguments),
     /// Send a request to a service and print its answer.
     Infer(infer::Arguments),
+    /// Talk to a service of a running daemon whose model writes text.
+    Chat(Box<chat::Arguments>),
+    /// Fetch a model, serve it on a free port, and talk to it.
+    Run(Box<run::Arguments>),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Arguments),
@@ -83,6 +90,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Get(arguments) => client::block_on(get::run(&arguments, out)),
         Command::Describe(arguments) => client::block_on(describe::run(&arguments, out)),
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),
+        Command::Chat(arguments) => client::block_on(chat::run(&arguments, out)),
+        Command::Run(arguments) => run::run(&arguments, out),
         Command::Config(arguments) => config::run(arguments, out),
         Command::OptimiseGraph(arguments) => optimise_graph::run(&arguments),
         Command::Completions { shell } => {

@@ -144,14 +144,14 @@ impl Generated {
                 Err(refusal) => return self.last(text, Some(refusal)),
             }
             if self.stream && !text.is_empty() {
-                return self.piece(text);
+                return self.piece(&text);
             }
         }
         self.last(text, None)
     }
 
     fn last(&mut self, text: String, refusal: Option<Refusal>) -> Piece {
-        let piece = self.piece(text);
+        let piece = self.piece(&text);
         if let Some(mut exchange) = self.exchange.take() {
             exchange.generated();
             exchange.end(&refusal.clone().map_or(Ok(()), Err));
@@ -159,8 +159,8 @@ impl Generated {
         Piece { is_final: true, refusal, ..piece }
     }
 
-    fn piece(&self, text: String) -> Piece {
-        let outputs = vec![text_tensor(&text)];
+    fn piece(&self, text: &str) -> Piece {
+        let outputs = vec![text_tensor(text)];
         let model = self.exchange.as_ref().map(|exchange| Arc::clone(&exchange.route.model_name)).unwrap_or_default();
         let version = self.exchange.as_ref().and_then(|exchange| exchange.metadata().ok()?.versions.last().cloned());
         let head = ReplyHead { model_name: &model, model_version: version.as_deref(), id: &self.id, shared: &[] };

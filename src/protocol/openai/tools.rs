@@ -68,20 +68,15 @@ impl Tools {
         let function = choice.as_ref().map_or(Ok(None), |choice| choice.object("function"))?;
         let Some(function) = function else { return Err(Mistake::new("tool_choice.function", "this field is required")) };
         let name = function.required_text("name")?;
-        match self.list.iter().any(|tool| name_of(tool) == name) {
-            true => Ok(name.to_owned()),
-            false => Err(function.mistake("name", format!("no such tool: `{name}`"))),
+        if self.list.iter().any(|tool| name_of(tool) == name) {
+            return Ok(name.to_owned());
         }
+        Err(function.mistake("name", format!("no such tool: `{name}`")))
     }
 
     /// The tools that the model is told of.
     pub(super) fn offered(&self) -> &[Value] {
         if self.choice == Choice::None { &[] } else { &self.list }
-    }
-
-    /// Whether the answer must be a call.
-    pub(super) const fn is_forced(&self) -> bool {
-        matches!(self.choice, Choice::Required | Choice::Named(_))
     }
 
     /// Whether the one tool that must be called was named.

@@ -86,7 +86,8 @@ impl ToolReader {
         let held = mem::take(&mut self.held);
         self.place = Place::Plain;
         let mut parts = Vec::new();
-        if !begun && !(self.calls > 0 && held.trim().is_empty()) {
+        let is_nothing = begun || (self.calls > 0 && held.trim().is_empty());
+        if !is_nothing {
             say(&held, &mut parts);
         }
         parts
