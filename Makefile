@@ -95,6 +95,10 @@ bench-density: build ## 1,000 services in one folder, and 300 whose weights are 
 bench-minilm: build ## a sentence encoder with and without batching against ONNX Runtime in process
 	$(call measure,minilm)
 
+.PHONY: bench-embeddings
+bench-embeddings: build ## embeddings over OpenAI's endpoint on Candle and ONNX against ONNX Runtime in process (and infinity, if given)
+	$(call measure,embeddings)
+
 .PHONY: bench-many
 bench-many: build ## 10,000 resources in one folder: start, memory, and from an edited file to its new status
 	$(call measure,many)
@@ -102,6 +106,10 @@ bench-many: build ## 10,000 resources in one folder: start, memory, and from an 
 .PHONY: bench-shared-memory
 bench-shared-memory: build ## a 13 MB picture through shared memory and over every wire against ONNX Runtime in process
 	$(call measure,shared_memory)
+
+.PHONY: bench-downloads
+bench-downloads: build ## a file of 2 GiB over loopback against curl: rate and memory, hash verification on
+	$(call measure,downloads)
 
 .PHONY: bench-codecs
 bench-codecs: setup ## reading and writing JSON and binary tensors against the fastest parser alone

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or a wrong configuration, 130 and 143 ended at once by a signal.
 
 mod age;
+mod cache;
 mod chat;
 mod client;
 mod config;
@@ -12,9 +13,12 @@ mod infer;
 mod kind;
 mod npy;
 mod optimise_graph;
+mod pull;
 mod run;
 mod serve;
 mod settings;
+mod size;
+mod storage;
 mod table;
 mod talk;
 mod validate;
@@ -51,6 +55,10 @@ enum Command {
     Chat(Box<chat::Arguments>),
     /// Fetch a model, serve it on a free port, and talk to it.
     Run(Box<run::Arguments>),
+    /// Fetch models into the cache before anybody serves them.
+    Pull(Box<pull::Arguments>),
+    /// Look at the fetched models, keep or remove them, carry them to another machine.
+    Cache(Box<cache::Arguments>),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Arguments),
@@ -92,6 +100,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),
         Command::Chat(arguments) => client::block_on(chat::run(&arguments, out)),
         Command::Run(arguments) => run::run(&arguments, out),
+        Command::Pull(arguments) => client::block_on(pull::run(&arguments, out)),
+        Command::Cache(arguments) => cache::run(&arguments, out),
         Command::Config(arguments) => config::run(arguments, out),
         Command::OptimiseGraph(arguments) => optimise_graph::run(&arguments),
         Command::Completions { shell } => {

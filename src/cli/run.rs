@@ -2,6 +2,7 @@
 
 use super::client::{Client, Server};
 use super::get::{condition, text};
+use super::serve::environment;
 use super::settings::Settings;
 use super::talk::{Style, Talk};
 use crate::config::{Config, to_yaml};
@@ -60,7 +61,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result
 }
 
 async fn talk(config: Config, arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let server = server::Server::start(config, None).await?;
+    let server = server::Server::start(config, environment(), None).await?;
     let client = Server::at(format!("http://{}", server.http_address()).parse()?).client()?;
     let talked = async {
         let host = ready(&client).await?;

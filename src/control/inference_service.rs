@@ -10,6 +10,7 @@ use crate::api::inference_service::InferenceService;
 use crate::api::status::FailureInfo;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::resolve::canary::{Canary, canaries_of};
+use crate::resolve::credentials::with_storage_uri;
 use crate::resolve::revision::RevisionSpec;
 use crate::resolve::rollout::{RolloutSpec, rollout_of};
 use crate::resolve::scale::{ScaleDefaults, ScaleSpec, scale_of};
@@ -113,7 +114,8 @@ pub(super) fn resolve_alone(mind: &Mind, stored: &Stored, service: &InferenceSer
 fn resolve_in(mind: &Mind, snapshot: &Snapshot, stored: &Stored, service: &InferenceService) -> Result<RevisionSpec, ResolveError> {
     let folder = stored.place.file.parent().unwrap_or(Path::new(""));
     let defaults = Defaults { engines: mind.engines.names().map(str::to_owned).collect(), ..Defaults::default() };
-    resolve(service, folder, &candidates(snapshot), &defaults)
+    let service = with_storage_uri(service, snapshot)?;
+    resolve(&service, folder, &candidates(snapshot), &defaults)
 }
 
 fn canaries(stored: &Stored) -> Vec<Canary> {
@@ -190,6 +192,7 @@ async fn stop(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: Stage, rea
 }
 
 async fn remove(mind: &Mind, key: &ResourceKey) {
+    mind.modes.forget(key);
     let Some(mut service) = mind.services.remove(key) else { return };
     if service.recorded || !service.looked_back {
         mind.keep_nothing(key).await;

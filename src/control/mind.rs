@@ -5,6 +5,7 @@ use super::history::History;
 use super::ingress::Hosts;
 use super::judge::Comparing;
 use super::memory::{Memory, give_back};
+use super::modes::Modes;
 use super::queue::Queue;
 use super::related;
 use super::services::{Replicas, Retired, Running, Service, Services};
@@ -73,6 +74,8 @@ pub(super) struct Mind {
     pub(super) asks: Asks,
     /// Opens the loggers of services.
     pub(super) logbook: Logbook,
+    /// How resources were deployed when they were first seen.
+    pub(super) modes: Modes,
     writer: Mutex<Writer>,
     drains: TaskTracker,
     gate: Gate,
@@ -106,6 +109,7 @@ impl Mind {
         let threads = ThreadBudget::new(config.threads_max);
         let gate = Gate { untried: Mutex::default(), open: watch::Sender::new(false) };
         let (reader, queue) = (writer.reader(), Queue::default());
+        let modes = Modes::read(History::new(&config.history, &config.folders).modes_file());
         Self {
             config,
             engines,
@@ -119,6 +123,7 @@ impl Mind {
             memory,
             asks,
             logbook,
+            modes,
             writer: Mutex::new(writer),
             drains: TaskTracker::new(),
             gate,
@@ -132,8 +137,21 @@ impl Mind {
 
     /// The same for a service that was there before: it keeps the mode that its status recorded, as in KServe.
     pub(super) fn mode_of(&self, stored: &Stored) -> DeploymentMode {
-        let recorded = stored.status.as_ref().and_then(|status| status.deployment_mode.parse().ok());
-        recorded.unwrap_or_else(|| self.deployment_mode())
+        let told = stored.status.as_ref().and_then(|status| status.deployment_mode.parse().ok());
+        told.or_else(|| self.modes.of(&stored.resource.key())).unwrap_or_else(|| self.deployment_mode())
+    }
+
+    /// The same for a graph.
+    pub(super) fn graph_mode_of(&self, key: &ResourceKey, stored: &Stored) -> DeploymentMode {
+        let told = stored.graph_status.as_ref().and_then(|status| status.deployment_mode.parse().ok());
+        told.or_else(|| self.modes.of(key)).unwrap_or_else(|| self.deployment_mode())
+    }
+
+    /// Notes the mode that a status tells.
+    fn note_mode(&self, key: &ResourceKey, told: &str) {
+        if let Ok(mode) = told.parse() {
+            self.modes.note(key, mode);
+        }
     }
 
     /// Whether every service found at start was tried.
@@ -179,6 +197,7 @@ impl Mind {
 
     /// Puts the status of a graph into the store.
     pub(super) fn set_graph_status(&self, key: &ResourceKey, status: InferenceGraphStatus) {
+        self.note_mode(key, &status.deployment_mode);
         self.writer().set_graph_status(key, status);
     }
 
@@ -238,6 +257,9 @@ impl Mind {
         let status = status_of(&facts, before, SystemTime::now());
         // Graphs wait for the address of what they call.
         let is_news = before.is_none_or(|before| before.address.is_some() != status.address.is_some());
+        if before.is_none_or(|before| before.deployment_mode != status.deployment_mode) {
+            self.note_mode(key, &status.deployment_mode);
+        }
         writer.set_status(key, status);
         if is_news {
             related::graphs_that_call(&self.reader.snapshot(), key).for_each(|graph| self.queue.add(graph));
@@ -299,6 +321,7 @@ impl Mind {
     /// Keeps nothing of services that were deleted while the daemon was away.
     pub(super) async fn forget_the_gone(&self) {
         let (history, snapshot) = (self.history(), self.reader.snapshot());
+        self.modes.retain(snapshot.resources.keys().map(ToString::to_string));
         on_files(move || history.retain(snapshot.resources.keys().cloned())).await;
     }
 
@@ -335,6 +358,8 @@ impl Mind {
         }
         self.drains.close();
         self.drains.wait().await;
+        // What was noted in the last moment.
+        self.modes.write();
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -352,7 +377,7 @@ fn effective(stage: &Stage, service: &Service) -> Stage {
 }
 
 /// Works on a thread that may wait.
-async fn on_files<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn on_files<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let working = tokio::task::spawn_blocking(work);
     working.await.expect("work on files ends because it does not panic and is never aborted")
 }

@@ -16,6 +16,7 @@ mod manifests;
 mod memory;
 mod mind;
 mod model_files;
+mod modes;
 mod queue;
 mod reconcile;
 mod reflector;
@@ -159,6 +160,7 @@ impl Control {
         tasks.spawn(until(stop.clone(), sleep::run_asks(Arc::clone(&mind), asked_awake)));
         tasks.spawn(until(stop.clone(), scaler::run_scaler(Arc::clone(&mind))));
         tasks.spawn(until(stop.clone(), judge::run_judge(Arc::clone(&mind))));
+        tasks.spawn(until(stop.clone(), modes::run_modes(Arc::clone(&mind))));
         tasks.spawn(run_queue(Arc::clone(&mind), stop.clone()));
         Self { mind, rescan, stop, tasks }
     }
@@ -240,7 +242,8 @@ impl Watcher {
         let bounds = scan::Bounds { depth_max: config.depth_max, files_max: config.manifests_max };
         let namespace = config.default_namespace.clone();
         let options = Options { bytes_max: config.manifest_bytes_max, namespace, ..Options::default() };
-        let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode, graphs: config.graphs } };
+        let defaults = Defaults { deployment_mode: config.deployment_mode, graphs: config.graphs };
+        let rules = Rules { options, defaults, recorded: mind.modes.all() };
         let reflector = Reflector::new(config.folders.clone(), bounds, rules);
         Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector), began: false }
     }
@@ -255,6 +258,9 @@ impl Watcher {
             if !std::mem::replace(&mut self.began, true) {
                 // What comes later, also a moment later, is new.
                 mind.forget_the_gone().await;
+                if let Some(reflector) = &mut self.reflector {
+                    reflector.forget_recorded();
+                }
             }
             self.take_up_defaults(mind);
             if again {

@@ -16,7 +16,11 @@ pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> V
         Kind::ServingRuntime => Some(changed.namespace.as_str()),
         Kind::ClusterServingRuntime => None,
         Kind::ConfigMap => return readers_of(snapshot, changed),
-        Kind::Secret | Kind::ServiceAccount => return Vec::new(),
+        // Whoever could not be fetched without it tries again; what runs is left alone.
+        Kind::Secret | Kind::ServiceAccount => {
+            let services = snapshot.of_kind(Kind::InferenceService, Some(changed.namespace.as_str()));
+            return services.map(|(key, _)| key.clone()).collect();
+        }
     };
     let services = snapshot.of_kind(Kind::InferenceService, namespace).filter(|(_, stored)| may_use(stored, &changed.name));
     services.chain(snapshot.of_kind(Kind::InferenceGraph, namespace)).map(|(key, _)| key.clone()).collect()

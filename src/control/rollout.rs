@@ -10,15 +10,18 @@ use super::services::{OutOfReach, Replicas, Running, Service, Why, route_of};
 use super::sides::Fresh;
 use super::status::Stage;
 use super::warm_up::warm_up;
-use crate::api::ResourceKey;
 use crate::api::status::{FailureInfo, FailureReason};
+use crate::api::{Resource, ResourceKey};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::{Batching, ModelHandle, PoolOptions};
 use crate::resolve::batching::BatchingSpec;
+use crate::resolve::canary::canaries_of;
+use crate::resolve::credentials::{Asker, env_of};
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
+use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
 use crate::router::Target;
 use crate::storage::{ModelDir, Order, Progress, StorageError};
@@ -34,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const QUIET: Duration = Duration::from_millis(200);
 /// Between two reports of a download's progress.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Between two log lines of a download's progress.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// One revision on its way.
 #[derive(Clone)]
@@ -248,7 +253,7 @@ impl Rollout {
             self.watch_files(path.clone()).await;
         }
         self.say(Stage::Loading("fetching the model".to_owned()));
-        let order = Order::open(uri.clone());
+        let order = Order { env: self.storage_env()?, ..Order::open(uri.clone()) };
         let report = self.progress_report();
         let fetched = tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
@@ -257,10 +262,23 @@ impl Rollout {
         let model =
             fetched.map_err(|error| Stop::Failed { may_pass: matches!(error, StorageError::MayPass(_)), message: error.to_string() })?;
         let files = match uri {
-            StorageUri::Local(_) | StorageUri::Pvc { .. } => self.watch_files(model.path().to_owned()).await,
+            uri if uri.is_in_place() => self.watch_files(model.path().to_owned()).await,
             _ => files_at(model.path().to_owned()).await,
         };
         Ok((model, files))
+    }
+
+    /// What opens the model's store, as the resources stand now.
+    fn storage_env(&self) -> Result<StorageEnv, Stop> {
+        let Resource::InferenceService(service) = &self.stored.defaulted else { return Ok(StorageEnv::default()) };
+        let snapshot = self.mind.reader.snapshot();
+        let canary = match &self.role {
+            Role::Canary(name) => canaries_of(service).into_iter().find(|canary| canary.name == *name),
+            Role::Newest | Role::Earlier => None,
+        };
+        let service = canary.as_ref().map_or(&**service, |canary| &canary.service);
+        let env = env_of(&Asker::service(service, &*snapshot), &*snapshot);
+        env.map_err(|error| Stop::Failed { message: format!("{}: {error}", error.field), may_pass: false })
     }
 
     /// Remembers what the files are before they are read, so that a change from now on is seen.
@@ -278,7 +296,13 @@ impl Rollout {
 
     fn progress_report(&self) -> impl Fn(Progress) + Send + Sync + '_ {
         let told = Mutex::new(Instant::now());
+        let logged = Mutex::new(Instant::now());
         move |progress| {
+            let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if logged.elapsed() >= LOG_EVERY {
+                *logged = Instant::now();
+                tracing::info!(service = %self.key, "{}", progress_sentence(progress));
+            }
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.elapsed() >= REPORT_EVERY {
                 *told = Instant::now();
@@ -447,10 +471,14 @@ fn too_large(file_bytes: u64, out_of_reach: OutOfReach, (limit, fits_alone): (u6
 
 fn progress_sentence(progress: Progress) -> String {
     let mebibytes = |bytes: u64| bytes >> 20;
-    match progress.bytes_total {
-        Some(total) => format!("fetching the model: {} of {} MiB", mebibytes(progress.bytes_done), mebibytes(total)),
-        None => format!("fetching the model: {} MiB", mebibytes(progress.bytes_done)),
-    }
+    let done = match progress.bytes_total {
+        Some(total) => format!("{} of {} MiB", mebibytes(progress.bytes_done), mebibytes(total)),
+        None => format!("{} MiB", mebibytes(progress.bytes_done)),
+    };
+    let files =
+        if progress.files_total > 1 { format!(", {} of {} files", progress.files_done, progress.files_total) } else { String::new() };
+    let left = progress.left().map(|left| format!(", {} s left", left.as_secs())).unwrap_or_default();
+    format!("fetching the model: {done}{files}, {} MiB/s{left}", mebibytes(progress.bytes_per_second))
 }
 
 async fn files_at(path: PathBuf) -> ModelFiles {

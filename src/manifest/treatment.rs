@@ -133,9 +133,10 @@ const ROWS: &[Row] = &[
     (&["ModelSpec"], &["modelFormat", "runtime"], Treatment::Honoured),
     (&["ModelFormat"], &["name", "version"], Treatment::Honoured),
     (MODELS, &["storageUri", "protocolVersion"], Treatment::Honoured),
-    (MODELS, &["storage"], Treatment::NotYetServed),
+    (MODELS, &["storage"], Treatment::Honoured),
     (MODELS, &["runtimeVersion"], Treatment::Ignored("it names an image, and models run inside the daemon")),
-    (&["StorageSpec"], &["path", "schemaPath", "parameters", "key"], Treatment::NotYetServed),
+    (&["StorageSpec"], &["path", "parameters", "key"], Treatment::Honoured),
+    (&["StorageSpec"], &["schemaPath"], Treatment::Ignored("ignored, as by KServe itself: only ModelMesh reads it")),
     (&["StorageUriSpec"], &["uri", "mountPath"], Treatment::NotYetServed),
     (&["ConfidentialSpec"], &["enabled", "resourceId"], Treatment::Ignored("there is no attestation on one machine")),
     (&["ArtExplainerSpec"], &["type", "storageUri", "runtimeVersion", "config", "storage"], Treatment::NotYetServed),
@@ -166,9 +167,15 @@ const ROWS: &[Row] = &[
     (&["ConfigMap"], &["data"], Treatment::Honoured),
     (&["ConfigMap"], &["binaryData"], Treatment::Ignored("nothing here reads it")),
     (&["ConfigMap", "Secret"], &["immutable"], Treatment::Ignored("the files are the user's to change")),
-    (&["Secret"], &["data", "stringData", "type"], Treatment::NotYetServed),
-    (&["ServiceAccount"], &["secrets"], Treatment::NotYetServed),
-    (&["SecretReference"], &["name", "namespace"], Treatment::NotYetServed),
+    (&["Secret"], &["data", "stringData"], Treatment::Honoured),
+    (&["Secret"], &["type"], Treatment::Ignored("its keys say what it is for, as in KServe")),
+    (&["ServiceAccount"], &["secrets"], Treatment::Honoured),
+    (&["SecretReference"], &["name"], Treatment::Honoured),
+    (
+        &["SecretReference"],
+        &["namespace"],
+        Treatment::Ignored("ignored, as by KServe itself: secrets are those of the account's namespace"),
+    ),
     // Pods and containers.
     (&["ServingRuntimeSpec"], &["containers"], Treatment::Honoured),
     (&["PredictorSpec"], &["containers"], Treatment::NotYetServed),
@@ -186,6 +193,7 @@ const ROWS: &[Row] = &[
         Treatment::Approximated("`cpu` bounds the threads; `memory` is budgeted for all models together"),
     ),
     (&["ResourceRequirements"], &["requests", "claims"], Treatment::Ignored("nothing is reserved on one machine")),
+    (&["PredictorSpec"], &["serviceAccountName", "serviceAccount"], Treatment::Honoured),
     (&[], &["serviceAccountName", "serviceAccount"], Treatment::NotYetServed),
     (&[], &["terminationGracePeriodSeconds"], Treatment::Ignored("the daemon drains for `shutdown.grace_s`")),
     (
@@ -266,6 +274,12 @@ const ANNOTATIONS: &[(&[&str], Treatment)] = &[
         REPLICAS,
     ),
     (&["autoscaling.knative.dev/target-burst-capacity"], Treatment::Ignored("requests always wait in the daemon's own queue")),
+    (
+        &["serving.knative.dev/rollout-duration"],
+        Treatment::Ignored(
+            "a new revision is warm before it gets requests, so a slow shift spares nothing; `canaryTrafficPercent` shifts by share",
+        ),
+    ),
     (
         &["serving.kserve.io/storageSecretName", "serving.kserve.io/disable-localmodel", "serving.kserve.io/nodegroup"],
         Treatment::NotYetServed,

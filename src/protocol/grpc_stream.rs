@@ -15,9 +15,11 @@ use crate::codec::open_inference::{InferParameter, ModelInferRequest, ModelInfer
 use futures::future::Either;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, future, ready, stream};
+use http::HeaderMap;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -34,10 +36,11 @@ pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<ModelStreamInferRespo
 /// Answers the messages of a stream until its client, or the server, ends.
 ///
 /// A message that cannot be read ends the stream with its status: what follows it has no beginning.
-pub(super) fn answers(service: Service, arrival: Arrival, messages: Streaming<ModelInferRequest>) -> Answers {
+pub(super) fn answers(service: Service, (arrival, headers): (Arrival, HeaderMap), messages: Streaming<ModelInferRequest>) -> Answers {
+    let headers = Arc::new(headers);
     let (inflight_max, ends) = (service.door().config.stream_inflight_max, stopping(service.door().ready.clone()));
     let begin = move |message: Result<ModelInferRequest, Status>| match message {
-        Ok(message) => Either::Left(begin(service.clone(), later(&arrival), message)),
+        Ok(message) => Either::Left(begin(service.clone(), (later(&arrival), Arc::clone(&headers)), message)),
         Err(status) => Either::Right(future::ready(stream::once(future::ready(Err(status))).boxed())),
     };
     in_order(messages.take_until(ends).map(begin).buffered(inflight_max).boxed(), inflight_max).boxed()
@@ -65,9 +68,13 @@ fn in_order(mut begun: BoxStream<'static, Answers>, inflight_max: usize) -> impl
 }
 
 /// Starts one inference; it goes on by itself, so that a client slow in reading holds up nobody.
-fn begin(service: Service, arrival: Arrival, message: ModelInferRequest) -> impl Future<Output = Answers> + Send {
+fn begin(
+    service: Service,
+    (arrival, headers): (Arrival, Arc<HeaderMap>),
+    message: ModelInferRequest,
+) -> impl Future<Output = Answers> + Send {
     let (id, model_name) = (message.id.clone(), message.model_name.clone());
-    let answering = async move { service.answers(&arrival, message).await };
+    let answering = async move { service.answers(&arrival, &headers, message).await };
     let running = AbortOnDropHandle::new(tokio::spawn(answering.in_current_span()));
     async move {
         let answer = match running.await.unwrap_or_else(|_| Err(broken())) {

@@ -12,8 +12,8 @@ use super::error::Refusal;
 use super::exchange::{Exchange, Wire};
 use super::generating::{self, Begun, check_length};
 use super::openai::{self, Options, Problem, Terms};
+use super::sse;
 use super::writing::{self, Writer};
-use super::{logging, sse};
 use crate::codec::fields::{Fields, Mistake};
 use crate::engine::generation::{Event, FinishReason, Finished, GenerateRequest, Generator, TextTokenizer, Token};
 use axum::Router;
@@ -161,9 +161,6 @@ async fn begin(
 ) -> Result<(Begun, Asked), Refusal> {
     check_version(exchange, version)?;
     let held = read(door, arrival, headers, body).await?;
-    if let Some(logged) = logging::named(&door.router, &arrival.reach, &exchange.route, headers) {
-        logging::request_bytes(&logged, &held.bytes);
-    }
     let value: Value =
         serde_json::from_slice(&held.bytes).map_err(|error| Refusal::unprocessable(format!("the body is not JSON: {error}")))?;
     let asked = Asked::read(&value, &door.config.openai).map_err(|mistake| Refusal::unprocessable(mistake.to_string()))?;

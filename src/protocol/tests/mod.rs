@@ -2,6 +2,7 @@
 
 mod generate;
 mod graphs;
+mod grpc_logs;
 mod http;
 mod sockets;
 mod streams;

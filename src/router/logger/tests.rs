@@ -173,7 +173,6 @@ async fn a_body_above_the_bound_is_dropped_whole_while_it_passes() {
     let conversation = logger.begin(&HeaderMap::new()).unwrap();
     let mut copying = conversation.copy(Side::Request).unwrap();
     (0..3).for_each(|_| copying.push(&Bytes::from(vec![0; 1000])));
-    assert_eq!(copying.copied(), 3000);
     assert!(logger.room(2000).is_some(), "its room is free at once");
     copying.finish();
     drop((conversation, logger));
@@ -215,4 +214,35 @@ async fn csv_files_have_kserves_columns() {
     assert!(head.starts_with("url,bytes,contentType,reqType,id,sourceUri,inferenceService,namespace,component,endpoint,metadata,"));
     assert!(line.contains(",aGVsbG8=,,org.kubeflow.serving.inference.request,a,iris-predictor,iris,default,predictor,,{},"), "{line}");
     assert!(line.ends_with("\"{\"\"team\"\":\"\"a\"\"}\",,false"), "{line}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_written_later_is_delivered_at_the_end_and_one_that_cannot_be_written_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Logbook::new(Config { service_bytes_max: 4000, ..hasty() });
+    let logger = book.open(spec(LogMode::Request, to_folder(folder.path(), LogFormat::Json, 1)));
+    let (open, written) = tokio::sync::oneshot::channel::<Option<Bytes>>();
+    let begin = |id| logger.begin(&headers(&[("ce-id", id)])).unwrap().copy(Side::Request).unwrap();
+    begin("a").write_later(1000, async move { written.await.unwrap() });
+    assert!(logger.room(3000).is_none(), "its room is taken while it is written");
+    begin("b").write_later(1, async { None });
+    begin("c").write_later(2000, async { Some(Bytes::from_static(b"too large")) });
+    open.send(Some(Bytes::from_static(b"hello"))).unwrap();
+    drop(logger);
+    book.end().await;
+    let files: Vec<_> =
+        std::fs::read_dir(folder.path().join("default/iris/predictor")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files, ["a-request.json"]);
+}
+
+#[tokio::test]
+async fn a_change_of_one_logger_leaves_those_of_others() {
+    let book = Logbook::new(hasty());
+    let folder = tempfile::tempdir().unwrap();
+    let logger = book.open(spec(LogMode::All, to_folder(folder.path(), LogFormat::Json, 1)));
+    let both = Loggers::default().with("default", "iris", Some(logger.clone())).with("team", "iris", Some(logger));
+    let one = both.with("default", "iris", None);
+    assert!(both.of("default", "iris").is_some() && both.of("team", "iris").is_some());
+    assert!(one.of("default", "iris").is_none() && one.of("team", "iris").is_some() && !one.is_empty());
+    assert!(one.with("team", "iris", None).is_empty());
 }
