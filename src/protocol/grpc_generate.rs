@@ -141,17 +141,17 @@ impl Generated {
                 Ok((_, Event::Prompt { .. })) => {}
                 Ok((_, Event::Token(token))) => text.push_str(&token.text),
                 Ok((_, Event::Finished(finished))) => text.push_str(&finished.text),
-                Err(refusal) => return self.last(text, Some(refusal)),
+                Err(refusal) => return self.last(&text, Some(refusal)),
             }
             if self.stream && !text.is_empty() {
                 return self.piece(&text);
             }
         }
-        self.last(text, None)
+        self.last(&text, None)
     }
 
-    fn last(&mut self, text: String, refusal: Option<Refusal>) -> Piece {
-        let piece = self.piece(&text);
+    fn last(&mut self, text: &str, refusal: Option<Refusal>) -> Piece {
+        let piece = self.piece(text);
         if let Some(mut exchange) = self.exchange.take() {
             exchange.generated();
             exchange.end(&refusal.clone().map_or(Ok(()), Err));

@@ -62,12 +62,20 @@ fn tags_that_only_training_looks_at_change_nothing() {
 /// `tests/fixtures/chat/make_expectations.py` rendered these with Jinja for Python as the `transformers` library sets it up.
 #[test]
 fn the_templates_of_the_served_families_give_what_transformers_gives() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat");
-    let cases: Vec<Json> = serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
+    let cases: Vec<Json> = serde_json::from_str(include_str!("../../../../tests/fixtures/chat/expected.json")).unwrap();
     assert!(cases.len() > 40);
     for case in cases {
         let name = case["template"].as_str().unwrap();
-        let template = ChatTemplate::new(&std::fs::read_to_string(folder.join(format!("{name}.jinja"))).unwrap(), LIMITS).unwrap();
+        let source = match name {
+            "chatml" => include_str!("../../../../tests/fixtures/chat/chatml.jinja"),
+            "gemma" => include_str!("../../../../tests/fixtures/chat/gemma.jinja"),
+            "llama3" => include_str!("../../../../tests/fixtures/chat/llama3.jinja"),
+            "mistral" => include_str!("../../../../tests/fixtures/chat/mistral.jinja"),
+            "phi3" => include_str!("../../../../tests/fixtures/chat/phi3.jinja"),
+            "qwen" => include_str!("../../../../tests/fixtures/chat/qwen.jinja"),
+            other => panic!("no template `{other}`"),
+        };
+        let template = ChatTemplate::new(source, LIMITS).unwrap();
         let mut more = case["conversation"].as_object().unwrap().clone();
         let mut list = |key: &str| more.shift_remove(key).and_then(|list| list.as_array().cloned()).unwrap_or_default();
         let (messages, tools) = (list("messages"), list("tools"));

@@ -147,6 +147,7 @@ impl ToolReader {
         let (mark, end) = self.marks();
         let held = self.held.trim_start();
         let held = held.strip_prefix(mark).unwrap_or(held).trim_start();
+        let held = if list { held.strip_prefix('[').unwrap_or(held).trim_start() } else { held };
         self.place = Place::Between { list };
         match letter {
             _ if held.is_empty() || letter.is_whitespace() => {}
@@ -303,9 +304,9 @@ mod tests {
     fn what_is_said_beside_calls_stays() {
         let call = r#"<tool_call>{"name": "f", "arguments": {}}</tool_call>"#;
         let text = format!("Let me look.\n{call}\nDone <b>.");
-        assert_eq!(read(ToolFormat::Hermes, &[&text]), ("Let me look.\n\nDone <b>.".to_owned(), calls(&[("f", "{}")])));
+        assert_eq!(read(ToolFormat::Hermes, &[&text]), ("Let me look.\nDone <b>.".to_owned(), calls(&[("f", "{}")])));
         let mistral = r#"Sure. [TOOL_CALLS][{"name": "f", "arguments": {}}]"#;
-        assert_eq!(read(ToolFormat::Mistral, &[mistral]), ("Sure. ".to_owned(), calls(&[("f", "{}")])));
+        assert_eq!(read(ToolFormat::Mistral, &[mistral]), ("Sure.".to_owned(), calls(&[("f", "{}")])));
     }
 
     #[test]
@@ -329,7 +330,7 @@ mod tests {
     #[test]
     fn a_call_grows_as_it_is_written() {
         let mut reader = ToolReader::new(ToolFormat::Hermes);
-        assert_eq!(reader.push("Hm <tool_"), [Part::Text("Hm ".to_owned())]);
+        assert_eq!(reader.push("Hm <tool_"), [Part::Text("Hm".to_owned())]);
         assert_eq!(reader.push("call>{\"name\": \"f\", "), [Part::Call { index: 0, name: "f".to_owned() }]);
         assert_eq!(reader.push("\"arguments\": {\"a\""), [Part::Arguments { index: 0, text: "{\"a\"".to_owned() }]);
         assert_eq!(reader.push(": 1}}</tool"), [Part::Arguments { index: 0, text: ": 1}".to_owned() }]);
