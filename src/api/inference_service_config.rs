@@ -22,6 +22,8 @@ pub struct InferenceServiceConfig {
     pub logger: Option<LoggerSettings>,
     /// How graphs call their steps.
     pub router: Option<RouterSettings>,
+    /// Whether models are fetched beforehand.
+    pub local_model: Option<LocalModelSettings>,
 }
 
 impl InferenceServiceConfig {
@@ -107,4 +109,12 @@ pub struct RouterSettings {
 pub struct RouterHeaders {
     /// Regular expressions of their names.
     pub propagate: Vec<String>,
+}
+
+/// The key `localModel`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalModelSettings {
+    /// Whether LocalModelCaches are acted on.
+    pub enabled: bool,
 }

@@ -18,6 +18,15 @@ pub enum StorageUri {
     },
     /// `http://` or `https://`, as written.
     Http(String),
+    /// What the command of a ClusterStorageContainer fetches.
+    Custom {
+        /// The container's name.
+        container: String,
+        /// The whole URI.
+        uri: String,
+    },
+    /// Several places as one folder: `storageUris`.
+    Several(Vec<Part>),
     /// A scheme KServe knows and kserved does not fetch yet: `s3://`, `gs://`, `hf://`, `oci://` …
     NotYetServed {
         /// The scheme without `://`; `azure` and `git` for the `https://` URIs that mean these.
@@ -25,6 +34,15 @@ pub enum StorageUri {
         /// The whole URI.
         uri: String,
     },
+}
+
+/// One of several places.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Part {
+    /// The place.
+    pub uri: StorageUri,
+    /// Where it is seen, absolute.
+    pub mount_path: String,
 }
 
 /// Why a text is no `storageUri`.
@@ -74,6 +92,16 @@ const MODELSCOPE: &str = "modelscope://";
 const AZURE_HOSTS: [&str; 4] = [".blob.core.windows.net", ".blob.storage.azure.net", ".file.core.windows.net", ".file.storage.azure.net"];
 
 impl StorageUri {
+    /// The places that lie on this machine and are used there: their files may change.
+    #[must_use]
+    pub fn has_files_in_place(&self) -> bool {
+        match self {
+            Self::Local(_) | Self::Pvc { .. } => true,
+            Self::Several(parts) => parts.iter().any(|part| part.uri.has_files_in_place()),
+            _ => false,
+        }
+    }
+
     /// Reads a `storageUri`. Relative paths start at `manifest_dir`, the folder of the file that names them.
     ///
     /// `file://` is stripped and the rest taken as a path, as KServe does: nothing is percent-decoded.

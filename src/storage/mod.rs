@@ -4,19 +4,24 @@
 //! a download that was cut goes on where it stopped, and a model is seen only when it is whole.
 
 mod archive;
+mod assembled;
 mod cache;
+mod command;
 mod download;
 mod local;
 mod source;
 
+use crate::resolve::storage_container::Fetcher;
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
+use assembled::{Assembled, assemble};
 use cache::{Cache, Slot};
+pub use command::ContainersConfig;
 use serde::{Deserialize, Serialize};
 use source::{RemoteFile, Source};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// Where models may come from and where fetched ones are kept.
@@ -29,13 +34,15 @@ pub struct Config {
     pub allowed_roots: Vec<PathBuf>,
     /// Folders that stand for `pvc://NAME`.
     pub pvc: BTreeMap<String, PathBuf>,
+    /// Models that commands fetch.
+    pub containers: ContainersConfig,
     /// Models from web servers.
     pub http: HttpConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cache: PathBuf::from(".cache"), allowed_roots: Vec::new(), pvc: BTreeMap::new(), http: HttpConfig::default() }
+        Self { cache: PathBuf::from(".cache"), allowed_roots: Vec::new(), pvc: BTreeMap::new(), containers: ContainersConfig::default(), http: HttpConfig::default() }
     }
 }
 
@@ -85,13 +92,15 @@ pub struct Order {
     pub env: StorageEnv,
     /// What the bytes of the one file that is fetched must hash to, where the user pins it.
     pub sha256: Option<[u8; 32]>,
+    /// The ClusterStorageContainers that fetch by a command, by name.
+    pub commands: BTreeMap<String, Fetcher>,
 }
 
 impl Order {
     /// A model that is open to all.
     #[must_use]
     pub fn open(uri: StorageUri) -> Self {
-        Self { uri, env: StorageEnv::default(), sha256: None }
+        Self { uri, env: StorageEnv::default(), sha256: None, commands: BTreeMap::new() }
     }
 }
 
@@ -107,13 +116,35 @@ pub struct Storage {
 #[derive(Debug, Clone)]
 pub struct ModelDir {
     path: PathBuf,
+    /// The links that the path is made of.
+    _assembled: Option<Arc<Assembled>>,
 }
 
 impl ModelDir {
+    fn at(path: PathBuf) -> Self {
+        Self { path, _assembled: None }
+    }
+
     /// The file or folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A part of the model, by its path below; the model itself where that is empty.
+    ///
+    /// # Errors
+    /// There is no such part, or the path leaves the model.
+    pub fn below(self, path: &str) -> Result<Self, StorageError> {
+        let path = Path::new(path.trim_matches('/'));
+        if path.as_os_str().is_empty() {
+            return Ok(self);
+        }
+        let part = self.path.join(path);
+        if path.components().any(|part| !matches!(part, Component::Normal(_))) || !part.exists() {
+            return Err(StorageError::Wrong(format!("the model has no part `{}`: `{}`", path.display(), self.path.display())));
+        }
+        Ok(Self { path: part, ..self })
     }
 }
 
@@ -159,13 +190,43 @@ impl Storage {
     /// # Errors
     /// [`StorageError`], by what to do.
     pub async fn fetch(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let StorageUri::Several(parts) = &order.uri else { return self.fetch_one(order, progress).await };
+        let mut fetched = Vec::with_capacity(parts.len());
+        // One after the other, as KServe's container does.
+        for part in parts {
+            let order = Order { uri: part.uri.clone(), ..order.clone() };
+            fetched.push((part.mount_path.clone(), self.fetch_one(&order, progress).await?));
+        }
+        let cache = self.config.cache.clone();
+        let assembled = on_disk(move || assemble(fetched, &cache)).await?;
+        Ok(ModelDir { path: assembled.path(), _assembled: Some(assembled) })
+    }
+
+    async fn fetch_one(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
         let path = match &order.uri {
             StorageUri::Local(path) => local::find(path, &self.config.allowed_roots).await?,
             StorageUri::Pvc { claim, path } => local::find_in_claim(claim, path, &self.config.pvc).await?,
             StorageUri::Http(uri) => self.fetch_http(uri, progress).await?,
+            StorageUri::Custom { container, uri } => self.fetch_by_command(order, container, uri).await?,
+            StorageUri::Several(_) => return Err(StorageError::Wrong("several places within one of several".to_owned())),
             StorageUri::NotYetServed { scheme, uri } => return Err(not_yet_served(scheme, uri)),
         };
-        Ok(ModelDir { path })
+        Ok(ModelDir::at(path))
+    }
+
+    async fn fetch_by_command(&self, order: &Order, container: &str, uri: &str) -> Result<PathBuf, StorageError> {
+        let Some(fetcher) = order.commands.get(container) else {
+            return Err(StorageError::Wrong(format!("ClusterStorageContainer `{container}` is not there, or has no command any more")));
+        };
+        // Another command may bring something else from the same URI.
+        let slot = match self.cache.claim(&format!("{container} {:?} {uri}", fetcher.command)).await? {
+            cache::Claim::Kept(path) => return Ok(path),
+            cache::Claim::ToFetch(slot) => slot,
+        };
+        let files = slot.empty_files_folder()?;
+        command::fetch(fetcher, uri, (&files, &order.env), &self.config.containers).await?;
+        let origin = uri.to_owned();
+        on_disk(move || slot.publish(&origin)).await
     }
 
     async fn fetch_http(&self, uri: &str, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {

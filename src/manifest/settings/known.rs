@@ -211,9 +211,9 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "localModel",
-        class: NO_NODES,
+        class: Class::Honoured,
         fields: &[
-            ("enabled", NO_NODES),
+            ("enabled", Class::Honoured),
             ("jobNamespace", NO_NODES),
             ("defaultJobImage", NO_NODES),
             ("fsGroup", NO_NODES),
