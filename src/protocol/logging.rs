@@ -43,6 +43,12 @@ fn conversation(router: &Router, reach: &Reach, parts: &request::Parts) -> Optio
     logger?.begin(&parts.headers)
 }
 
+/// Whether a model that a message names may have a logger.
+fn may_be_logged(router: &Router) -> bool {
+    let loggers = router.loggers();
+    !loggers.is_empty() && loggers.any_in(router.load().default_namespace())
+}
+
 /// The model that a path names: `/v1/models/iris:predict`, `/v2/models/iris/infer`.
 fn model_of(path: &str) -> Option<Cow<'_, str>> {
     let rest = MODEL_PATHS.iter().find_map(|prefix| path.strip_prefix(prefix))?;
@@ -67,7 +73,7 @@ impl Ear {
     pub(super) fn of(router: &Router, reach: &Reach, parts: &request::Parts, grpc: bool) -> Self {
         match conversation(router, reach, parts) {
             Some(conversation) => Self::Copies(conversation),
-            None if grpc && matches!(reach, Reach::All) && !router.loggers().is_empty() => Self::Records(Tape::new(&parts.headers)),
+            None if grpc && matches!(reach, Reach::All) && may_be_logged(router) => Self::Records(Tape::new(&parts.headers)),
             None => Self::Deaf,
         }
     }

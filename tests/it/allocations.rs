@@ -107,10 +107,10 @@ fn split() -> Route {
     Route { target: Target::Split(Split::new(sides, None)), ..revision(1) }
 }
 
-/// The logger of a service that no request here is for.
+/// The logger of a service that no request here is for, nor could be for by what its head says.
 fn logging_of_another() -> LoggingSpec {
     LoggingSpec {
-        namespace: "default".to_owned(),
+        namespace: "team".to_owned(),
         service: "another".to_owned(),
         component: "predictor",
         mode: LogMode::All,

@@ -42,7 +42,9 @@ impl Tape {
         };
         let mut request = conversation.copy(Side::Request);
         if let Some(copying) = &mut request {
-            pieces.iter().for_each(|piece| copying.push(piece));
+            for piece in pieces.iter() {
+                copying.push(piece);
+            }
         }
         if *whole && let Some(copying) = request.take() {
             copying.finish();

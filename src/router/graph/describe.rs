@@ -34,6 +34,13 @@ impl Graphs {
     }
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Inputs,
+    Outputs,
+}
+
 /// One plan, and how many graphs may still call one another.
 struct View<'v> {
     router: &'v Router,
@@ -51,7 +58,7 @@ impl View<'_> {
         if step.maps_predictions {
             return None;
         }
-        self.of(step, |metadata| metadata.inputs.clone(), |view, node| view.inputs(node))
+        self.of(step, Side::Inputs)
     }
 
     fn outputs(&self, node: &Node) -> Known {
@@ -72,23 +79,34 @@ impl View<'_> {
     }
 
     fn outputs_of(&self, step: &Step) -> Known {
-        self.of(step, |metadata| metadata.outputs.clone(), |view, node| view.outputs(node))
+        self.of(step, Side::Outputs)
     }
 
-    fn of(&self, step: &Step, of_model: fn(&ModelMetadata) -> Vec<TensorSpec>, of_node: fn(&View<'_>, &Node) -> Known) -> Known {
+    fn of(&self, step: &Step, side: Side) -> Known {
         match &step.target {
-            Target::Node(place) => of_node(self, self.plan.nodes.get(*place)?),
+            Target::Node(place) => self.of_node(self.plan.nodes.get(*place)?, side),
             Target::Service { namespace, name, .. } => {
                 let table = self.router.load();
-                Some(of_model(table.service(namespace, name)?.metadata().ok()?))
+                let metadata = table.service(namespace, name)?.metadata().ok()?;
+                Some(match side {
+                    Side::Inputs => metadata.inputs.clone(),
+                    Side::Outputs => metadata.outputs.clone(),
+                })
             }
             Target::Graph { namespace, name } => {
                 let called = self.router.load().graph(namespace, name).cloned()?;
                 let plan = called.plan().ok()?;
                 let view = View { router: self.router, plan, depth: self.depth.checked_sub(1)? };
-                of_node(&view, plan.nodes.first()?)
+                view.of_node(plan.nodes.first()?, side)
             }
             Target::Url(_) => None,
+        }
+    }
+
+    fn of_node(&self, node: &Node, side: Side) -> Known {
+        match side {
+            Side::Inputs => self.inputs(node),
+            Side::Outputs => self.outputs(node),
         }
     }
 }

@@ -44,6 +44,8 @@ struct Shared {
     /// Bytes of the records of all services.
     bytes: Arc<Budget>,
     deliveries: TaskTracker,
+    /// Bodies that are written for the log.
+    writers: TaskTracker,
     /// No new records: deliver what is there.
     closing: CancellationToken,
     /// No time left: drop what is there.
@@ -68,7 +70,7 @@ struct Inner {
     bytes: Arc<Budget>,
     news: Arc<News>,
     /// Where bodies are written that are yet to be.
-    writing: TaskTracker,
+    tasks: TaskTracker,
     abandoned: CancellationToken,
 }
 
@@ -105,6 +107,12 @@ impl Loggers {
         self.services.is_empty()
     }
 
+    /// Whether a service of that namespace is logged.
+    #[must_use]
+    pub fn any_in(&self, namespace: &str) -> bool {
+        self.services.contains_key(namespace)
+    }
+
     /// The logger of a service, if it has one.
     #[must_use]
     pub fn of(&self, namespace: &str, service: &str) -> Option<&Logger> {
@@ -118,7 +126,7 @@ impl Logbook {
     pub fn new(config: Config) -> Self {
         let bytes = Budget::new(config.bytes_max, None);
         let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
-        Self { shared: Arc::new(Shared { config, bytes, deliveries: TaskTracker::new(), closing, abandoned }) }
+        Self { shared: Arc::new(Shared { config, bytes, deliveries: TaskTracker::new(), writers: TaskTracker::new(), closing, abandoned }) }
     }
 
     /// Opens the logger of a service. Needs a tokio runtime.
@@ -140,19 +148,28 @@ impl Logbook {
             abandoned.run_until_cancelled(delivering).await;
         });
         let bytes = Budget::new(shared.config.service_bytes_max, Some(Arc::clone(&shared.bytes)));
-        let (writing, abandoned) = (shared.deliveries.clone(), shared.abandoned.clone());
-        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news, writing, abandoned }) }
+        let (tasks, abandoned) = (shared.writers.clone(), shared.abandoned.clone());
+        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news, tasks, abandoned }) }
     }
 
     /// Delivers what waits, within the time set for it; the rest is dropped. Records that come later are dropped, too.
     pub async fn end(&self) {
         let within = Duration::from_secs(self.shared.config.drain_s);
-        self.shared.closing.cancel();
-        self.shared.deliveries.close();
-        if tokio::time::timeout(within, self.shared.deliveries.wait()).await.is_err() {
+        let Shared { writers, deliveries, closing, abandoned, .. } = &*self.shared;
+        let ending = async {
+            writers.close();
+            writers.wait().await;
+            closing.cancel();
+            deliveries.close();
+            deliveries.wait().await;
+        };
+        if tokio::time::timeout(within, ending).await.is_err() {
             tracing::warn!(drain_s = within.as_secs(), "request logs were still to be delivered at the end; they are dropped");
-            self.shared.abandoned.cancel();
-            self.shared.deliveries.wait().await;
+            abandoned.cancel();
+            closing.cancel();
+            deliveries.close();
+            writers.wait().await;
+            deliveries.wait().await;
         }
     }
 }
@@ -178,7 +195,7 @@ impl Logger {
     /// Does work beside all requests; the end of the daemon waits for it as for deliveries.
     fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
         let abandoned = self.inner.abandoned.clone();
-        self.inner.writing.spawn(async move { abandoned.run_until_cancelled(work).await });
+        self.inner.tasks.spawn(async move { abandoned.run_until_cancelled(work).await });
     }
 
     fn submit(&self, record: Record) {
