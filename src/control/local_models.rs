@@ -25,7 +25,7 @@ use crate::store::{Declared, FileChange, Snapshot, Stored, rfc3339};
 use crate::validate::local_model_conflicts;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -56,8 +56,14 @@ enum Stage {
     Pending,
     Downloading(String),
     /// The model stays on disk as long as this is kept.
-    Downloaded { model: ModelDir, bytes: u64 },
-    Failed { reason: &'static str, message: String },
+    Downloaded {
+        _model: ModelDir,
+        bytes: u64,
+    },
+    Failed {
+        reason: &'static str,
+        message: String,
+    },
 }
 
 /// Why a cache has no node here.
@@ -241,7 +247,10 @@ fn group_for(mind: &Mind, snapshot: &Snapshot, cache: &LocalModelCache) -> Resul
         Some(name) => NoNode { reason: "NodeGroupNotFound", message: format!("NodeGroup {name} not found") },
         None => NoNode {
             reason: "NoMatchingNode",
-            message: format!("this machine, node `{}`, belongs to none of the groups: their `nodeAffinity` excludes it", mind.local_models.node),
+            message: format!(
+                "this machine, node `{}`, belongs to none of the groups: their `nodeAffinity` excludes it",
+                mind.local_models.node
+            ),
         },
     })
 }
@@ -312,7 +321,7 @@ impl Fetch<'_> {
         };
         let path = model.path().to_owned();
         let bytes = on_files(move || file_bytes(&path)).await;
-        self.stage(if bytes <= bytes_max { Stage::Downloaded { model, bytes } } else { too_large(bytes, bytes_max) });
+        self.stage(if bytes <= bytes_max { Stage::Downloaded { _model: model, bytes } } else { too_large(bytes, bytes_max) });
         Outcome::Done
     }
 

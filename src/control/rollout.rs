@@ -12,9 +12,9 @@ use super::services::{OutOfReach, Replicas, Running, Service, Why, route_of};
 use super::sides::Fresh;
 use super::status::Stage;
 use super::warm_up::warm_up;
-use crate::api::{Resource, ResourceKey};
 use crate::api::inference_service::InferenceService;
 use crate::api::status::{FailureInfo, FailureReason};
+use crate::api::{Resource, ResourceKey};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
@@ -277,7 +277,8 @@ impl Rollout {
         if let Some((matched, order)) = local_models::order_for(&snapshot, &service).filter(|_| self.role != Role::Earlier) {
             return Ok((order.map_err(|error| wrong(error.to_string()))?, matched.rest));
         }
-        let brought = Brought::for_service(&service, &storage_containers(&snapshot)).map_err(|error| wrong(format!("{}: {error}", error.field)))?;
+        let brought =
+            Brought::for_service(&service, &storage_containers(&snapshot)).map_err(|error| wrong(format!("{}: {error}", error.field)))?;
         Ok((Order { env: brought.env, commands: brought.commands, ..Order::open(uri.clone()) }, String::new()))
     }
 

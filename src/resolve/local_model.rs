@@ -64,12 +64,7 @@ pub fn cache_of<'c>(
             Some(wanted) => groups.iter().find(|group| *group == wanted)?,
             None => groups.first()?,
         };
-        Some(Matched {
-            cache: key.clone(),
-            source_uri: cache.spec.source_model_uri.clone(),
-            group: group.clone(),
-            rest: rest.to_owned(),
-        })
+        Some(Matched { cache: key.clone(), source_uri: cache.spec.source_model_uri.clone(), group: group.clone(), rest: rest.to_owned() })
     })
 }
 
@@ -231,7 +226,8 @@ mod tests {
     fn a_service_is_marked_as_kserve_marks_it_and_loses_stale_marks() {
         let mut marked = service("s3://b/m", json!({}));
         let of_namespace = key(Kind::LocalModelNamespaceCache, "team", "z");
-        let matched = Matched { cache: of_namespace.clone(), source_uri: "s3://b/m".to_owned(), group: "gpu".to_owned(), rest: String::new() };
+        let matched =
+            Matched { cache: of_namespace.clone(), source_uri: "s3://b/m".to_owned(), group: "gpu".to_owned(), rest: String::new() };
         mark(&mut marked, Some(&matched));
         assert_eq!(marked.metadata.annotation(CLAIM_ANNOTATION), Some("z-gpu"));
         assert_eq!(marked.metadata.annotation(SOURCE_ANNOTATION), Some("s3://b/m"));
@@ -262,10 +258,13 @@ mod tests {
             assert_eq!(belongs(expression(key, operator, values)), holds, "{key} {operator}");
         }
         assert!(!belongs(json!([{ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": ["other"] }] }])));
-        assert!(belongs(json!([
-            { "matchExpressions": [{ "key": HOSTNAME, "operator": "In", "values": ["other"] }] },
-            { "matchExpressions": [{ "key": "gpus", "operator": "In", "values": ["2"] }] },
-        ])), "one term is enough");
+        assert!(
+            belongs(json!([
+                { "matchExpressions": [{ "key": HOSTNAME, "operator": "In", "values": ["other"] }] },
+                { "matchExpressions": [{ "key": "gpus", "operator": "In", "values": ["2"] }] },
+            ])),
+            "one term is enough"
+        );
     }
 
     #[test]

@@ -27,7 +27,9 @@ pub(super) fn storage_of(
         }
         (Some(uri), [], _) => place.of("spec.predictor.model.storageUri", uri),
         // Nothing is to be put together.
-        (None, [one], _) if one.mount_path.as_deref().is_none_or(|path| path.trim_end_matches('/') == MOUNT_PATH) => place.of(SEVERAL, &one.uri),
+        (None, [one], _) if one.mount_path.as_deref().is_none_or(|path| path.trim_end_matches('/') == MOUNT_PATH) => {
+            place.of(SEVERAL, &one.uri)
+        }
         (None, [], Some(uri)) => place.of("spec.predictor.model.args", uri),
         (None, [], None) => {
             Err(ResolveError::not_yet_served("spec.predictor.model", "a service without `storageUri`, which waits for TrainedModels"))

@@ -1,10 +1,10 @@
 //! Services resolved from beginning to end: what runs, and what is refused and why.
 
 use super::runtime::tests::{cluster, runtime};
+use super::storage_uri::StorageUri;
 use super::*;
 use crate::api::problem::Severity;
 use crate::api::storage_container::ClusterStorageContainer;
-use super::storage_uri::StorageUri;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -137,10 +137,9 @@ fn a_storage_container_with_a_command_takes_schemes_that_nobody_else_knows() {
 fn several_places_need_a_storage_container_that_takes_several() {
     let mut service = with_model(&json!({"storageUri": null}));
     service.spec.predictor.storage_uris =
-        serde_json::from_value(json!([{"uri": "hub://a", "mountPath": "/mnt/models/a"}, {"uri": "hub://b", "mountPath": "/mnt/models/b"}])).expect("places");
-    let hub = |several: bool| {
-        json!({"container": {"command": ["get"]}, "supportedUriFormats": [{"prefix": "hub://"}], "supportsMultiModelDownload": several})
-    };
+        serde_json::from_value(json!([{"uri": "hub://a", "mountPath": "/mnt/models/a"}, {"uri": "hub://b", "mountPath": "/mnt/models/b"}]))
+            .expect("places");
+    let hub = |several: bool| json!({"container": {"command": ["get"]}, "supportedUriFormats": [{"prefix": "hub://"}], "supportsMultiModelDownload": several});
     let error = with_container(&service, hub(false)).expect_err("one at a time");
     assert!(error.to_string().starts_with("storage container hub does not support multi-model download; "), "{error}");
     assert!(matches!(with_container(&service, hub(true)).expect("resolved").storage, Some(StorageUri::Several(parts)) if parts.len() == 2));

@@ -177,10 +177,7 @@ mod tests {
     fn two_places_that_bring_the_same_are_refused() {
         let root = tempfile::tempdir().unwrap();
         for (one, other) in [("/mnt/models", "/mnt/models"), ("/mnt/models", "/mnt/models/x")] {
-            let parts = vec![
-                (one.to_owned(), place(root.path(), "a", &["x"])),
-                (other.to_owned(), place(root.path(), "b", &["x"])),
-            ];
+            let parts = vec![(one.to_owned(), place(root.path(), "a", &["x"])), (other.to_owned(), place(root.path(), "b", &["x"]))];
             let refused = assemble(parts, root.path()).unwrap_err().to_string();
             assert!(refused.contains("two of the `storageUris` bring `x`"), "{refused}");
         }

@@ -101,7 +101,10 @@ impl Process {
             command.current_dir(start);
         }
         let child = command.spawn().map_err(|error| {
-            StorageError::Wrong(format!("the command of ClusterStorageContainer `{}` does not start: `{program}`: {error}", fetcher.container))
+            StorageError::Wrong(format!(
+                "the command of ClusterStorageContainer `{}` does not start: `{program}`: {error}",
+                fetcher.container
+            ))
         })?;
         let group = Group { leader: child.id() };
         Ok(Self { group, child, said: Vec::new() })

@@ -42,7 +42,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cache: PathBuf::from(".cache"), allowed_roots: Vec::new(), pvc: BTreeMap::new(), containers: ContainersConfig::default(), http: HttpConfig::default() }
+        Self {
+            cache: PathBuf::from(".cache"),
+            allowed_roots: Vec::new(),
+            pvc: BTreeMap::new(),
+            containers: ContainersConfig::default(),
+            http: HttpConfig::default(),
+        }
     }
 }
 

@@ -74,7 +74,7 @@ mod tests {
     use serde_json::json;
 
     fn made(spec: serde_json::Value) -> LocalModelCache {
-        serde_json::from_value(json!({ "metadata": { "name": spec["sourceModelUri"] }, "spec": spec })).unwrap()
+        serde_json::from_value(json!({ "metadata": { "name": spec["sourceModelUri"].as_str().unwrap_or("none") }, "spec": spec })).unwrap()
     }
 
     fn told(found: &[Violation]) -> Vec<String> {

@@ -239,7 +239,7 @@ fn storage_is_given_in_one_way() {
     );
     assert_eq!(
         uris("[{uri: x, mountPath: /mnt/a}, {uri: y, mountPath: /mnt/b}]"),
-        ["a.yaml:10:5: spec.predictor.storageUris: a model from several places is not yet served"]
+        Vec::<String>::new()
     );
 }
 

@@ -87,7 +87,10 @@ async fn a_cache_is_fetched_marks_its_services_and_tells_the_node_and_the_group(
         _ => false,
     };
     house.until("the node holds it", held).await;
-    let used = |snapshot: &Snapshot| match snapshot.get(&cluster_key(Kind::LocalModelNodeGroup, "disk")).and_then(|stored| stored.local_status.clone()) {
+    let used = |snapshot: &Snapshot| match snapshot
+        .get(&cluster_key(Kind::LocalModelNodeGroup, "disk"))
+        .and_then(|stored| stored.local_status.clone())
+    {
         Some(LocalModelStatus::Group(status)) => status.used.bytes() == 6 && status.available.bytes() == (10 << 20) - 6,
         _ => false,
     };
@@ -174,7 +177,9 @@ async fn a_uri_stays_and_is_asked_for_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kserves_config_map_turns_local_models_off() {
     let config = |enabled: bool| {
-        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: inferenceservice-config, namespace: kserve}}\ndata: {{localModel: '{{\"enabled\": {enabled}}}'}}\n")
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: inferenceservice-config, namespace: kserve}}\ndata: {{localModel: '{{\"enabled\": {enabled}}}'}}\n"
+        )
     };
     let mut house = House::with(&[
         ("models/a.txt", "a"),

@@ -262,8 +262,8 @@ async fn parquet_files_have_the_same_columns_and_are_read_by_others() {
     let reader = SerializedFileReader::new(file).unwrap();
     let columns = reader.metadata().file_metadata().schema_descr().columns().iter().map(|column| column.name().to_owned());
     assert_eq!(columns.collect::<Vec<_>>()[..5], ["url", "bytes", "contentType", "reqType", "id"]);
-    let mut group = reader.get_row_group(0).unwrap();
-    let mut texts = |column: usize| -> Vec<String> {
+    let group = reader.get_row_group(0).unwrap();
+    let texts = |column: usize| -> Vec<String> {
         let ColumnReader::ByteArrayColumnReader(mut found) = group.get_column_reader(column).unwrap() else { panic!("texts") };
         let mut values = Vec::new();
         found.read_records(10, None, None, &mut values).unwrap();
