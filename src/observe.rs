@@ -154,7 +154,7 @@ impl PoolMetrics {
 pub struct AnsweredMetrics {
     model: Arc<str>,
     stages: OnceLock<[metrics::Histogram; 3]>,
-    requests: [OnceLock<(metrics::Counter, metrics::Histogram)>; 3],
+    requests: [OnceLock<(metrics::Counter, metrics::Histogram)>; 4],
 }
 
 impl AnsweredMetrics {
@@ -164,7 +164,7 @@ impl AnsweredMetrics {
         Self { model: Arc::clone(model), stages: OnceLock::new(), requests: Default::default() }
     }
 
-    /// One answered request over the protocol at `slot` (0, 1 or 2), whose name and success code are given.
+    /// One answered request over the protocol at `slot` (0 to 3), whose name and success code are given.
     pub fn request(&self, slot: usize, protocol: &'static str, code: &'static str, time: Duration) {
         let Some(place) = self.requests.get(slot) else { return request(&self.model, protocol, code, time) };
         let (count, seconds) = place.get_or_init(|| {
@@ -189,6 +189,58 @@ impl AnsweredMetrics {
         preprocess.record(parse);
         predict.record(run);
         postprocess.record(encode);
+    }
+}
+
+/// What callers of a language model see of it, under vLLM's names and those of OpenTelemetry's GenAI conventions.
+#[derive(Debug, Clone)]
+pub struct GenerationMetrics {
+    model: Arc<str>,
+}
+
+impl GenerationMetrics {
+    /// The metrics of a model, which a resource names, so the label is bounded.
+    #[must_use]
+    pub fn new(model: &Arc<str>) -> Self {
+        Self { model: Arc::clone(model) }
+    }
+
+    /// A prompt of so many tokens was read.
+    pub fn prompt(&self, tokens: usize) {
+        metrics::counter!("vllm:prompt_tokens_total", "model_name" => self.label()).increment(tokens as u64);
+        self.token_usage("input", tokens);
+    }
+
+    /// An answer's first token came, that long after its request.
+    pub fn first_token(&self, after: Duration) {
+        metrics::histogram!("vllm:time_to_first_token_seconds", "model_name" => self.label()).record(after);
+        metrics::histogram!("gen_ai_server_time_to_first_token_seconds", "gen_ai_request_model" => self.label()).record(after);
+    }
+
+    /// A further token came, that long after the one before.
+    pub fn next_token(&self, after: Duration) {
+        metrics::histogram!("vllm:inter_token_latency_seconds", "model_name" => self.label()).record(after);
+        metrics::histogram!("gen_ai_server_time_per_output_token_seconds", "gen_ai_request_model" => self.label()).record(after);
+    }
+
+    /// An answer of so many tokens ended, that long after its request; `reason` is `stop`, `length` or `error`.
+    pub fn ended(&self, reason: &'static str, tokens: usize, after: Duration) {
+        metrics::counter!("vllm:generation_tokens_total", "model_name" => self.label()).increment(tokens as u64);
+        metrics::counter!("vllm:request_success_total", "model_name" => self.label(), "finished_reason" => reason).increment(1);
+        metrics::histogram!("vllm:e2e_request_latency_seconds", "model_name" => self.label()).record(after);
+        metrics::histogram!("gen_ai_server_request_duration_seconds", "gen_ai_request_model" => self.label()).record(after);
+        self.token_usage("output", tokens);
+    }
+
+    fn token_usage(&self, kind: &'static str, tokens: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a context is far shorter than 2^52")]
+        let tokens = tokens as f64;
+        metrics::histogram!("gen_ai_client_token_usage", "gen_ai_request_model" => self.label(), "gen_ai_token_type" => kind)
+            .record(tokens);
+    }
+
+    fn label(&self) -> Arc<str> {
+        Arc::clone(&self.model)
     }
 }
 

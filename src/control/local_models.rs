@@ -467,9 +467,10 @@ fn say(mind: &Mind, key: &ResourceKey, stored: &Stored, no_node: Option<&NoNode>
         failed: count(NodeStatus::NodeDownloadError),
     };
     let (status, reason, message) = match (&held.as_ref().map(|held| &held.stage), no_node) {
-        (_, Some(NoNode { reason, message })) => (ConditionStatus::False, *reason, message.clone()),
+        (_, Some(NoNode { reason, message })) | (Some(Stage::Failed { reason, message }), None) => {
+            (ConditionStatus::False, *reason, message.clone())
+        }
         (Some(Stage::Downloaded { .. }), None) => (ConditionStatus::True, "", String::new()),
-        (Some(Stage::Failed { reason, message }), None) => (ConditionStatus::False, *reason, message.clone()),
         (Some(Stage::Downloading(how_far)), None) => (ConditionStatus::Unknown, "Downloading", how_far.clone()),
         (Some(Stage::Pending) | None, None) => (ConditionStatus::Unknown, "Pending", String::new()),
     };

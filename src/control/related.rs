@@ -26,9 +26,8 @@ pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> V
         Kind::ClusterStorageContainer => {
             return snapshot.of_kind(Kind::InferenceService, None).map(|(key, _)| key.clone()).collect();
         }
-        Kind::LocalModelNode => return Vec::new(),
         Kind::ConfigMap => return readers_of(snapshot, changed),
-        Kind::Secret | Kind::ServiceAccount => return Vec::new(),
+        Kind::LocalModelNode | Kind::Secret | Kind::ServiceAccount => return Vec::new(),
     };
     let services = snapshot.of_kind(Kind::InferenceService, namespace).filter(|(_, stored)| may_use(stored, &changed.name));
     services.chain(snapshot.of_kind(Kind::InferenceGraph, namespace)).map(|(key, _)| key.clone()).collect()

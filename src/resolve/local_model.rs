@@ -131,9 +131,9 @@ fn holds(expression: &Value, labels: &BTreeMap<String, String>) -> bool {
         "In" => values.contains(&own.as_str()),
         "NotIn" => !values.contains(&own.as_str()),
         "Exists" => true,
-        "DoesNotExist" => false,
         "Gt" => compared(|own, asked| own > asked),
         "Lt" => compared(|own, asked| own < asked),
+        // `DoesNotExist`, and words that Kubernetes does not know.
         _ => false,
     }
 }
@@ -182,7 +182,7 @@ mod tests {
         serde_json::from_value(json!({ "spec": { "sourceModelUri": uri, "modelSize": "1Gi", "nodeGroups": groups } })).unwrap()
     }
 
-    fn service(uri: &str, annotations: Value) -> InferenceService {
+    fn service(uri: &str, annotations: &Value) -> InferenceService {
         let model = json!({ "modelFormat": { "name": "onnx" }, "storageUri": uri });
         serde_json::from_value(json!({
             "metadata": { "name": "iris", "namespace": "team", "annotations": annotations },
@@ -213,18 +213,18 @@ mod tests {
             (key(Kind::LocalModelNamespaceCache, "other", "b"), cache("s3://b/m", &["gpu"])),
         ];
         let found = |service: &InferenceService| cache_of(service, all.iter().map(|(key, cache)| (key, cache)));
-        let matched = found(&service("s3://b/m/1", json!({}))).unwrap();
+        let matched = found(&service("s3://b/m/1", &json!({}))).unwrap();
         assert_eq!((matched.cache.name.as_str(), matched.group.as_str(), matched.rest.as_str()), ("z", "gpu", "/1"));
-        let by_group = found(&service("s3://b/m", json!({ "serving.kserve.io/nodegroup": "cpu" }))).unwrap();
+        let by_group = found(&service("s3://b/m", &json!({ "serving.kserve.io/nodegroup": "cpu" }))).unwrap();
         assert_eq!((by_group.cache.name.as_str(), by_group.group.as_str()), ("a", "cpu"));
-        assert_eq!(found(&service("s3://b/m", json!({ "serving.kserve.io/nodegroup": "none" }))), None);
-        assert_eq!(found(&service("s3://b/m", json!({ "serving.kserve.io/disable-localmodel": "" }))), None);
-        assert_eq!(found(&service("s3://other", json!({}))), None);
+        assert_eq!(found(&service("s3://b/m", &json!({ "serving.kserve.io/nodegroup": "none" }))), None);
+        assert_eq!(found(&service("s3://b/m", &json!({ "serving.kserve.io/disable-localmodel": "" }))), None);
+        assert_eq!(found(&service("s3://other", &json!({}))), None);
     }
 
     #[test]
     fn a_service_is_marked_as_kserve_marks_it_and_loses_stale_marks() {
-        let mut marked = service("s3://b/m", json!({}));
+        let mut marked = service("s3://b/m", &json!({}));
         let of_namespace = key(Kind::LocalModelNamespaceCache, "team", "z");
         let matched =
             Matched { cache: of_namespace.clone(), source_uri: "s3://b/m".to_owned(), group: "gpu".to_owned(), rest: String::new() };
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(marked.metadata.annotation(SOURCE_ANNOTATION), Some("s3://b/m"));
         assert!(is_marked(&marked, &of_namespace) && !is_marked(&marked, &key(Kind::LocalModelCache, "", "z")));
         mark(&mut marked, None);
-        assert_eq!(marked, service("s3://b/m", json!({})));
+        assert_eq!(marked, service("s3://b/m", &json!({})));
     }
 
     #[test]

@@ -81,11 +81,11 @@ impl Places<'_> {
 
     /// KServe runs one container for all places that are fetched.
     fn check_several(&self, field: &'static str, several: &[StorageUriSpec]) -> Result<(), ResolveError> {
-        let fetched: Vec<&StorageUriSpec> = several.iter().filter(|place| !place.uri.starts_with("pvc://")).collect();
-        if fetched.len() < 2 {
+        let remote: Vec<&StorageUriSpec> = several.iter().filter(|place| !place.uri.starts_with("pvc://")).collect();
+        if remote.len() < 2 {
             return Ok(());
         }
-        for place in fetched {
+        for place in remote {
             let Some(fetcher) = self.fetcher(&place.uri)?.filter(|fetcher| !fetcher.takes_several) else { continue };
             let message = format!(
                 "storage container {} does not support multi-model download; use storageUri, or a storage container with \

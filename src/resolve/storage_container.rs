@@ -177,13 +177,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn container(name: &str, spec: serde_json::Value) -> ClusterStorageContainer {
+    fn container(name: &str, spec: &serde_json::Value) -> ClusterStorageContainer {
         let mut container: ClusterStorageContainer = serde_json::from_value(json!({ "spec": spec })).unwrap();
         container.metadata.name = name.to_owned();
         container
     }
 
-    fn formats(formats: serde_json::Value) -> serde_json::Value {
+    fn formats(formats: &serde_json::Value) -> serde_json::Value {
         json!({ "container": { "image": "x" }, "supportedUriFormats": formats })
     }
 
@@ -194,9 +194,9 @@ mod tests {
     #[test]
     fn the_first_by_name_that_takes_the_uri_fetches_it() {
         let all = [
-            container("c", formats(json!([{"prefix": "hub://"}]))),
-            container("b", formats(json!([{"regex": "https://(.+?)/(.+)"}]))),
-            container("a", formats(json!([{"prefix": "hub://x"}, {"prefix": "s3://", "regex": "gs://"}]))),
+            container("c", &formats(&json!([{"prefix": "hub://"}]))),
+            container("b", &formats(&json!([{"regex": "https://(.+?)/(.+)"}]))),
+            container("a", &formats(&json!([{"prefix": "hub://x"}, {"prefix": "s3://", "regex": "gs://"}]))),
         ];
         assert_eq!(found("hub://x/1", &all).as_deref(), Some("a"));
         assert_eq!(found("hub://y", &all).as_deref(), Some("c"));
@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn those_that_are_disabled_or_work_for_something_else_are_passed_over() {
-        let mut off = container("a", formats(json!([{"prefix": "hub://"}])));
+        let mut off = container("a", &formats(&json!([{"prefix": "hub://"}])));
         off.disabled = Some(true);
-        let mut job = container("b", formats(json!([{"prefix": "hub://"}])));
+        let mut job = container("b", &formats(&json!([{"prefix": "hub://"}])));
         job.spec.workload_type = Some("localModelDownloadJob".to_owned());
         let all = [off, job];
         assert_eq!(found("hub://x", &all), None);
@@ -218,9 +218,10 @@ mod tests {
 
     #[test]
     fn one_that_is_named_is_taken_whatever_the_uri_or_told_to_be_missing() {
-        let mut off = container("off", formats(json!([])));
+        let mut off = container("off", &formats(&json!([])));
         off.disabled = Some(true);
-        let all = [container("hub", json!({"container": {"command": ["get"], "args": ["-v"], "env": [{"name": "A", "value": "1"}]}})), off];
+        let all =
+            [container("hub", &json!({"container": {"command": ["get"], "args": ["-v"], "env": [{"name": "A", "value": "1"}]}})), off];
         let named = |name| fetcher_of("s3://b/m", Some(name), Workload::Service, &all);
         let fetcher = named("hub").unwrap().unwrap();
         assert_eq!((fetcher.command, fetcher.env.get("A")), (vec!["get".to_owned(), "-v".to_owned()], Some("1")));

@@ -113,10 +113,10 @@ fn entries(path: &Path) -> Result<Vec<(PathBuf, PathBuf)>, StorageError> {
     if !real.is_dir() {
         return Ok(path.file_name().map(|name| (PathBuf::from(name), real.clone())).into_iter().collect());
     }
-    let read = || -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let listed = || -> io::Result<Vec<(PathBuf, PathBuf)>> {
         fs::read_dir(&real)?.map(|entry| entry.map(|entry| (entry.file_name().into(), entry.path()))).collect()
     };
-    read().map_err(|error| disk_error(&error, &real))
+    listed().map_err(|error| disk_error(&error, &real))
 }
 
 /// Removes what daemons that died left there.

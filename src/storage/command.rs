@@ -113,7 +113,7 @@ impl Process {
     /// Listens until the command ends, or says nothing for too long.
     async fn watch(&mut self, silence: Duration) -> Ended {
         let (mut out, mut err) = (self.child.stdout.take(), self.child.stderr.take());
-        let (mut from_out, mut from_err) = ([0; 4096], [0; 4096]);
+        let (mut from_out, mut from_err) = (vec![0; 4096], vec![0; 4096]);
         let mut heard = Instant::now();
         loop {
             tokio::select! {
@@ -254,8 +254,8 @@ mod tests {
     async fn a_program_that_is_not_there_is_named() {
         let fetcher = Fetcher { command: vec!["/no/such/program".to_owned()], ..shell("") };
         let folder = tempfile::tempdir().unwrap();
-        let fetched = fetch(&fetcher, "hub://iris", (folder.path(), &StorageEnv::default()), &allowed()).await;
-        let told = fetched.unwrap_err().to_string();
+        let outcome = fetch(&fetcher, "hub://iris", (folder.path(), &StorageEnv::default()), &allowed()).await;
+        let told = outcome.unwrap_err().to_string();
         assert!(told.contains("does not start: `/no/such/program`"), "{told}");
     }
 }

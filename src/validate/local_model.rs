@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn made(spec: serde_json::Value) -> LocalModelCache {
+    fn made(spec: &serde_json::Value) -> LocalModelCache {
         serde_json::from_value(json!({ "metadata": { "name": spec["sourceModelUri"].as_str().unwrap_or("none") }, "spec": spec })).unwrap()
     }
 
@@ -84,21 +84,21 @@ mod tests {
     #[test]
     fn what_kserves_definition_asks_for_is_asked_for() {
         assert_eq!(
-            told(&cache(&made(json!({})))),
+            told(&cache(&made(&json!({})))),
             [
                 "spec.sourceModelUri: Required value",
                 "spec.modelSize: Required value",
                 "spec.nodeGroups: Invalid value: 0: spec.nodeGroups in body should have at least 1 items",
             ]
         );
-        assert_eq!(told(&cache(&made(json!({"sourceModelUri": "s3://b/m", "modelSize": "1Gi", "nodeGroups": ["g"]})))), [""; 0]);
+        assert_eq!(told(&cache(&made(&json!({"sourceModelUri": "s3://b/m", "modelSize": "1Gi", "nodeGroups": ["g"]})))), [""; 0]);
         let no_size = json!({"sourceModelUri": "s3://b/m", "modelSize": "0", "nodeGroups": ["g"]});
-        assert_eq!(told(&cache(&made(no_size))), ["spec.modelSize: must be more than nothing: `0`"]);
+        assert_eq!(told(&cache(&made(&no_size))), ["spec.modelSize: must be more than nothing: `0`"]);
     }
 
     #[test]
     fn a_uri_never_changes_and_no_two_caches_have_the_same() {
-        let (one, other) = (made(json!({"sourceModelUri": "s3://b/1"})), made(json!({"sourceModelUri": "s3://b/2"})));
+        let (one, other) = (made(&json!({"sourceModelUri": "s3://b/1"})), made(&json!({"sourceModelUri": "s3://b/2"})));
         assert_eq!(local_model_update(&one, &other).unwrap().message, "StorageUri is immutable");
         assert_eq!(local_model_update(&one, &one), None);
         let mut same = one.clone();

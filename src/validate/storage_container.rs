@@ -1,7 +1,7 @@
 //! Rules for a ClusterStorageContainer.
 
 use super::Violation;
-use crate::api::storage_container::{ClusterStorageContainer, SupportedUriFormat};
+use crate::api::storage_container::{ClusterStorageContainer, StorageContainer, SupportedUriFormat};
 use regex::Regex;
 
 /// What a container may work for.
@@ -11,7 +11,7 @@ const WORKLOADS: [&str; 2] = ["initContainer", "localModelDownloadJob"];
 pub(super) fn check(container: &ClusterStorageContainer) -> Vec<Violation> {
     let mut found = Vec::new();
     let spec = &container.spec;
-    if spec.container == Default::default() {
+    if spec.container == StorageContainer::default() {
         found.push(Violation::error("spec.container", "Required value"));
     }
     if spec.supported_uri_formats.is_empty() {

@@ -149,6 +149,6 @@ def test_validate_says_what_kserve_would(daemon):
     (daemon.folder / "wrong.yaml").write_text(wrong)
     told = subprocess.run([daemon.binary, "validate", daemon.folder / "wrong.yaml"], capture_output=True, text=True, timeout=30)
     assert told.returncode == 1
-    assert "wrong.yaml:8:8: error: spec.sourceModelUri: LocalModelCache a has the same StorageURI s3://b/m" in told.stdout
+    assert "wrong.yaml:9:24: error: spec.sourceModelUri: LocalModelCache a has the same StorageURI s3://b/m" in told.stdout
     assert "spec.nodeGroups: Invalid value: 0: spec.nodeGroups in body should have at least 1 items" in told.stdout
     daemon.start(ready_within_s=0)

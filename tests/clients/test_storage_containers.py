@@ -8,7 +8,7 @@ import pytest
 from daemon import FIXTURES, Daemon, service
 
 ALLOWED = "storage:\n  containers: {run_commands: true}\n"
-NUMBERS = np.array([1.5, -2.0], np.float32)
+NUMBERS = np.array([[1.5, -2.0]], np.float32)
 
 
 def container(name, command, more="", formats='[{prefix: "hub://"}]'):

@@ -5,5 +5,5 @@ mod grpc_logs;
 mod http;
 mod sockets;
 mod streams;
-mod support;
+pub(super) mod support;
 mod table;
