@@ -34,6 +34,40 @@ pub fn model_load_failed() {
     metrics::counter!("kserved_model_load_failures_total").increment(1);
 }
 
+/// Bytes of models that came over the network.
+pub fn downloaded_bytes(bytes: u64) {
+    static COUNTER: OnceLock<metrics::Counter> = OnceLock::new();
+    COUNTER.get_or_init(|| metrics::counter!("kserved_download_bytes_total")).increment(bytes);
+}
+
+/// A request for a model's bytes is made again; `reason` is `refused`, `busy`, `cut`, `stalled`, `changed` or `digest`.
+pub fn download_retried(reason: &'static str) {
+    metrics::counter!("kserved_download_retries_total", "reason" => reason).increment(1);
+}
+
+/// A model was fetched from its source; took that long.
+pub fn model_downloaded(took: Duration) {
+    metrics::histogram!("kserved_download_seconds").record(took);
+}
+
+/// A model was looked for in the cache: `hit` or `miss`.
+pub fn cache_asked(result: &'static str) {
+    metrics::counter!("kserved_cache_lookups_total", "result" => result).increment(1);
+}
+
+/// A model was removed from the cache to make room.
+pub fn cache_evicted() {
+    metrics::counter!("kserved_cache_evictions_total").increment(1);
+}
+
+/// Bytes of the cache on the disk: whole models, and downloads that did not end yet.
+pub fn cache_bytes(models: u64, partial: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "a disk has less than 2^52 bytes")]
+    let as_float = |bytes: u64| bytes as f64;
+    metrics::gauge!("kserved_cache_bytes", "of" => "models").set(as_float(models));
+    metrics::gauge!("kserved_cache_bytes", "of" => "unfinished").set(as_float(partial));
+}
+
 /// Bytes that all models may take together.
 pub fn memory_limit(bytes: u64) {
     #[expect(clippy::cast_precision_loss, reason = "memory is far smaller than 2^52 bytes")]

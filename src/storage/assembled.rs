@@ -141,7 +141,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, name).unwrap();
         }
-        ModelDir::at(root.join(name))
+        ModelDir::local(root.join(name))
     }
 
     fn text(model: &Path, file: &str) -> String {
