@@ -4,6 +4,7 @@ mod compat;
 mod files;
 
 use super::settings::Settings;
+use crate::api::inference_service_config::InferenceServiceConfig;
 use crate::api::local_model::LocalModelCache;
 use crate::api::problem::{Problem, Severity};
 use crate::api::serving_runtime::ServingRuntime;
@@ -12,6 +13,7 @@ use crate::api::{Kind, Resource, ResourceKey};
 use crate::config::Config;
 use crate::manifest::{Field, Manifest, Options, parse_with};
 use crate::resolve::canary::canaries_of;
+use crate::resolve::credentials::{Vault, with_storage_uri};
 use crate::resolve::graph::{Callee, World, compile};
 use crate::resolve::rollout::rollout_of;
 use crate::resolve::{Candidate, Defaults as ResolveDefaults, RevisionSpec, resolve};
@@ -174,7 +176,9 @@ impl Report {
         for manifest in &self.good {
             let Resource::InferenceService(service) = &manifest.resource else { continue };
             let folder = manifest.place.file.parent().unwrap_or(Path::new(""));
-            match resolve(service, folder, &runtimes, &defaults) {
+            let vault = Written { good: &self.good };
+            let whole = with_storage_uri(service, &vault);
+            match whole.and_then(|service| resolve(&service, folder, &runtimes, &defaults)) {
                 Ok(spec) => resolved.push((format!("{}: {}", manifest.place, manifest.resource.key()), spec)),
                 Err(error) => found.push(error.at(manifest.locate(error.field))),
             }
@@ -281,6 +285,32 @@ impl Report {
             Severity::NotYetServed | Severity::Warning => strict,
             Severity::Ignored => false,
         })
+    }
+}
+
+/// The resources of the files that are checked.
+struct Written<'a> {
+    good: &'a [Manifest],
+}
+
+impl Vault for Written<'_> {
+    fn find(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Resource> {
+        let is = |manifest: &&Manifest| {
+            let key = manifest.resource.key();
+            key.kind == kind && key.namespace == namespace && key.name == name
+        };
+        self.good.iter().find(is).map(|manifest| &manifest.resource)
+    }
+
+    fn settings(&self) -> Option<&InferenceServiceConfig> {
+        let settings = |manifest: &'_ Manifest| match &manifest.resource {
+            Resource::ConfigMap(map) => map.settings.is_some(),
+            _ => false,
+        };
+        match &self.good.iter().find(|manifest| settings(manifest))?.resource {
+            Resource::ConfigMap(map) => map.settings.as_deref(),
+            _ => None,
+        }
     }
 }
 

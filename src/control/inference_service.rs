@@ -11,6 +11,7 @@ use crate::api::status::FailureInfo;
 use crate::api::storage_container::ClusterStorageContainer;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::resolve::canary::{Canary, canaries_of};
+use crate::resolve::credentials::with_storage_uri;
 use crate::resolve::revision::RevisionSpec;
 use crate::resolve::rollout::{RolloutSpec, rollout_of};
 use crate::resolve::scale::{ScaleDefaults, ScaleSpec, scale_of};
@@ -115,7 +116,8 @@ fn resolve_in(mind: &Mind, snapshot: &Snapshot, stored: &Stored, service: &Infer
     let folder = stored.place.file.parent().unwrap_or(Path::new(""));
     let engines = mind.engines.names().map(str::to_owned).collect();
     let defaults = Defaults { engines, containers: storage_containers(snapshot), ..Defaults::default() };
-    resolve(service, folder, &candidates(snapshot), &defaults)
+    let service = with_storage_uri(service, snapshot)?;
+    resolve(&service, folder, &candidates(snapshot), &defaults)
 }
 
 fn canaries(stored: &Stored) -> Vec<Canary> {

@@ -17,8 +17,11 @@ use crate::api::local_model::{
 use crate::api::problem::Problem;
 use crate::api::status::{Condition, ConditionStatus, condition};
 use crate::api::{Kind, Resource, ResourceKey};
+use crate::resolve::ResolveError;
+use crate::resolve::credentials::{Asker, env_of};
 use crate::resolve::local_model::{Claim, HOSTNAME, Matched, belongs, cache_of, is_marked, lacking, mark};
 use crate::resolve::storage_container::{Brought, Workload, fetcher_of};
+use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
 use crate::storage::{ModelDir, Order, Progress, StorageError};
 use crate::store::{Declared, FileChange, Snapshot, Stored, rfc3339};
@@ -30,6 +33,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// The namespace of KServe's download jobs.
+const JOB_NAMESPACE: &str = "kserve-localmodel-jobs";
 /// Between two looks of a status at a download.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -273,7 +278,26 @@ fn order_of(snapshot: &Snapshot, stored: &Stored, cache: &LocalModelCache) -> Re
         None => StorageUri::parse(written, folder).map_err(|error| StorageError::Wrong(error.to_string()))?,
     };
     let brought = Brought::for_local_model(written, &containers).map_err(|error| StorageError::Wrong(error.to_string()))?;
-    Ok(Order { env: brought.env, commands: brought.commands, ..Order::open(uri) })
+    let secrets = secrets_of(snapshot, stored, cache).map_err(|error| StorageError::Wrong(error.to_string()))?;
+    Ok(Order { env: secrets.over(&brought.env), commands: brought.commands, ..Order::open(uri) })
+}
+
+/// What opens a cache's store: nothing, unless it names an account or an entry of the storage secret. Those of the cluster have
+/// theirs in the namespace of KServe's jobs.
+fn secrets_of(snapshot: &Snapshot, stored: &Stored, cache: &LocalModelCache) -> Result<StorageEnv, ResolveError> {
+    if cache.spec.service_account_name.is_none() && cache.spec.storage.is_none() {
+        return Ok(StorageEnv::default());
+    }
+    let own = stored.defaulted.metadata().namespace.as_str();
+    let settings = snapshot.settings().and_then(|settings| settings.local_model.as_ref());
+    let jobs = settings.map(|local| local.job_namespace.as_str()).filter(|jobs| !jobs.is_empty()).unwrap_or(JOB_NAMESPACE);
+    let asker = Asker {
+        namespace: if own.is_empty() { jobs } else { own },
+        secret: None,
+        service_account: cache.spec.service_account_name.as_deref(),
+        storage: cache.spec.storage.as_ref(),
+    };
+    env_of(&asker, snapshot)
 }
 
 /// One cache on its way to this machine.

@@ -27,7 +27,12 @@ pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> V
             return snapshot.of_kind(Kind::InferenceService, None).map(|(key, _)| key.clone()).collect();
         }
         Kind::ConfigMap => return readers_of(snapshot, changed),
-        Kind::LocalModelNode | Kind::Secret | Kind::ServiceAccount => return Vec::new(),
+        Kind::LocalModelNode => return Vec::new(),
+        // Whoever could not be fetched without it tries again; what runs is left alone.
+        Kind::Secret | Kind::ServiceAccount => {
+            let services = snapshot.of_kind(Kind::InferenceService, Some(changed.namespace.as_str())).map(|(key, _)| key);
+            return services.chain(caches(snapshot).map(|(key, _)| key)).cloned().collect();
+        }
     };
     let services = snapshot.of_kind(Kind::InferenceService, namespace).filter(|(_, stored)| may_use(stored, &changed.name));
     services.chain(snapshot.of_kind(Kind::InferenceGraph, namespace)).map(|(key, _)| key.clone()).collect()

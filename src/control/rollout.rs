@@ -21,6 +21,7 @@ use crate::observe;
 use crate::pool::{Batching, ModelHandle, PoolOptions};
 use crate::resolve::batching::BatchingSpec;
 use crate::resolve::canary::canaries_of;
+use crate::resolve::credentials::{Asker, env_of};
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
 use crate::resolve::storage_container::Brought;
@@ -261,7 +262,7 @@ impl Rollout {
         let report = self.progress_report();
         let fetched = tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
-            fetched = self.mind.storage.fetch(&order, &report) => fetched,
+            fetched = Box::pin(self.mind.storage.fetch(&order, &report)) => fetched,
         };
         let model = fetched.and_then(|model| model.below(&below)).map_err(failed)?;
         let files = match uri {
@@ -281,7 +282,9 @@ impl Rollout {
         }
         let brought =
             Brought::for_service(&service, &storage_containers(&snapshot)).map_err(|error| wrong(format!("{}: {error}", error.field)))?;
-        Ok((Order { env: brought.env, commands: brought.commands, ..Order::open(uri.clone()) }, String::new()))
+        let secrets = env_of(&Asker::service(&service, &*snapshot), &*snapshot);
+        let env = secrets.map_err(|error| wrong(format!("{}: {error}", error.field)))?.over(&brought.env);
+        Ok((Order { env, commands: brought.commands, ..Order::open(uri.clone()) }, String::new()))
     }
 
     /// The service as it were with the predictor that the revision is of.

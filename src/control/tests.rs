@@ -170,7 +170,8 @@ impl House {
         let (repository, commands) = Repository::channel();
         let mut engines = EngineRegistry::default();
         engines.add("scripted", Arc::clone(&engine) as Arc<dyn EngineLoader>);
-        let storage = Storage::new(crate::storage::Config { cache: folder.path().join("cache"), ..crate::storage::Config::default() });
+        let settings = crate::storage::Config { cache: folder.path().join("cache"), ..crate::storage::Config::default() };
+        let storage = Storage::new(settings, crate::resolve::storage_env::StorageEnv::default());
         let logbook = crate::router::Logbook::new(crate::router::logger::Config::default());
         let control = Control::start(config, engines, storage, (router.clone(), commands), (Box::new(|_| ()), logbook));
         let (told, version) = watched::channel(0);

@@ -123,6 +123,7 @@ impl<'t> Document<'t> {
             "logger" => settings.logger = self.read(findings),
             "router" => settings.router = self.read(findings),
             "localModel" => settings.local_model = self.read(findings),
+            "credentials" => settings.credentials = self.read(findings),
             _ => {}
         }
     }

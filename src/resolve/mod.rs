@@ -7,6 +7,7 @@
 pub mod batching;
 pub mod canary;
 pub mod condition;
+pub mod credentials;
 pub mod engine;
 pub mod error;
 pub mod graph;

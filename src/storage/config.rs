@@ -31,6 +31,14 @@ pub struct Config {
     pub pvc: BTreeMap<String, PathBuf>,
     /// Models that commands fetch.
     pub containers: ContainersConfig,
+    /// Kinds of stores that models may come from, as in URIs (`azure`, `git` and `file` for those without a scheme of
+    /// their own); empty allows all.
+    pub allowed_schemes: Vec<String>,
+    /// Hosts of all stores that models may come from, `*.end` for all that end so; empty allows any.
+    pub allowed_hosts: Vec<String>,
+    /// Hosts that may have an address of this machine or its network. Absent: those that a URI or a Secret names by
+    /// address, by a bare name or by a local one; `*` allows any, an empty list none.
+    pub private_hosts: Option<Vec<String>>,
     /// How models are fetched, wherever they come from.
     pub download: DownloadConfig,
     /// Models from web servers.
@@ -48,6 +56,9 @@ impl Default for Config {
             allowed_roots: Vec::new(),
             pvc: BTreeMap::new(),
             containers: ContainersConfig::default(),
+            allowed_schemes: Vec::new(),
+            allowed_hosts: Vec::new(),
+            private_hosts: None,
             download: DownloadConfig::default(),
             http: HttpConfig::default(),
         }

@@ -11,6 +11,7 @@ mod command;
 mod config;
 mod disk;
 mod download;
+mod layers;
 mod local;
 mod source;
 
@@ -26,7 +27,7 @@ pub use download::sha256_of_hex;
 use crate::observe;
 use cache::{Claim, Lease, Slot};
 use download::{Fetched, Manner, Pace};
-use source::{Ask, Listing, Source, Then};
+use source::{Ask, Listing, Source, Sources, Then};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -61,7 +62,7 @@ pub struct Storage {
     config: Arc<Config>,
     cache: Cache,
     pace: Arc<Pace>,
-    web: Arc<source::web::Web>,
+    sources: Arc<Sources>,
 }
 
 /// A model's files on this machine; keep it as long as they are used.
@@ -145,13 +146,14 @@ impl Progress {
 pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 impl Storage {
-    /// A storage over its folders; makes the cache folder when first needed.
+    /// A storage over its folders; makes the cache folder when first needed. `env` holds the process's own variables,
+    /// for what orders do not say.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, env: StorageEnv) -> Self {
         let cache = Cache::new(config.cache.clone());
-        let web = Arc::new(source::web::Web::new(config.http.clone()));
+        let sources = Arc::new(Sources::new(&config, env));
         let pace = Arc::new(Pace::new(config.download.bytes_per_second_max));
-        Self { config: Arc::new(config), cache, pace, web }
+        Self { config: Arc::new(config), cache, pace, sources }
     }
 
     /// The model's files, fetched if need be. Fetching one URI twice at once downloads it once, even by two
@@ -178,12 +180,21 @@ impl Storage {
 
     async fn fetch_one(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
         match &order.uri {
+            StorageUri::Custom { container, uri } => {
+                self.sources.check_scheme(&order.uri)?;
+                return Box::pin(self.fetch_by_command(order, container, uri)).await;
+            }
+            StorageUri::Several(_) => return Err(StorageError::Wrong("several places within one of several".to_owned())),
+            _ => {}
+        }
+        self.sources.check_scheme(&order.uri)?;
+        match &order.uri {
             StorageUri::Local(path) => Ok(ModelDir::local(local::find(path, &self.config.allowed_roots).await?)),
             StorageUri::Pvc { claim, path } => Ok(ModelDir::local(local::find_in_claim(claim, path, &self.config.pvc).await?)),
-            StorageUri::Http(uri) => self.fetch_from(Source::Web(self.web.source(uri)?), uri, order, progress).await,
-            StorageUri::Custom { container, uri } => self.fetch_by_command(order, container, uri).await,
-            StorageUri::Several(_) => Err(StorageError::Wrong("several places within one of several".to_owned())),
-            StorageUri::NotYetServed { scheme, uri } => Err(not_yet_served(scheme, uri)),
+            _ => match self.sources.kept_elsewhere(order) {
+                Some(path) => Ok(ModelDir::local(path)),
+                None => self.fetch_from(self.sources.open(order)?, order, progress).await,
+            },
         }
     }
 
@@ -209,17 +220,19 @@ impl Storage {
     }
 
     /// The name that the model has in the cache; nothing for models that lie on this machine.
-    fn key(order: &Order) -> Result<Option<String>, StorageError> {
-        match &order.uri {
-            StorageUri::Local(_) | StorageUri::Pvc { .. } | StorageUri::Custom { .. } | StorageUri::Several(_) => Ok(None),
-            StorageUri::Http(uri) => Ok(Some(key_of(uri, order))),
-            StorageUri::NotYetServed { scheme, uri } => Err(not_yet_served(scheme, uri)),
+    fn key(&self, order: &Order) -> Result<Option<String>, StorageError> {
+        if order.uri.is_in_place()
+            || matches!(order.uri, StorageUri::Custom { .. } | StorageUri::Several(_))
+            || self.sources.kept_elsewhere(order).is_some()
+        {
+            return Ok(None);
         }
+        Ok(Some(key_of(&self.sources.open(order)?.identity(), order)))
     }
 
     /// Fetches what lies at a source, if it is not kept already.
-    async fn fetch_from(&self, source: Source, identity: &str, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
-        let key = key_of(identity, order);
+    async fn fetch_from(&self, source: Source, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let key = key_of(&source.identity(), order);
         let opener = self.opener(order).await?;
         let slot = match self.cache.claim(&key).await? {
             Claim::Kept(lease) => {
@@ -233,6 +246,11 @@ impl Storage {
         self.check_online(&source)?;
         let began = Instant::now();
         let manner = Manner { config: &self.config.download, pace: &self.pace, pinned: order.sha256 };
+        if source.fills() {
+            let lease = fill(&source, slot, opener).await?;
+            self.make_room(0).await?;
+            return Ok(ModelDir::kept(lease));
+        }
         let listing = download::list(&source, manner.config).await?;
         self.make_room(listing.files.iter().filter_map(|file| file.size_bytes).sum()).await?;
         let files = download::download(&source, &listing, Arc::clone(&slot), manner, progress).await?;
@@ -249,7 +267,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`], as [`Storage::fetch`]; the pin stays.
     pub async fn prefetch(&self, order: &Order, pin: &str, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
-        if let Some(key) = Self::key(order)? {
+        if let Some(key) = self.key(order)? {
             let (cache, pin) = (self.cache.clone(), pin.to_owned());
             on_disk(move || cache.pin(&key, &pin)).await?;
         }
@@ -261,7 +279,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when it cannot be noted.
     pub async fn unpin(&self, order: &Order, pin: &str) -> Result<bool, StorageError> {
-        let Some(key) = Self::key(order)? else { return Ok(false) };
+        let Some(key) = self.key(order)? else { return Ok(false) };
         let (cache, pin) = (self.cache.clone(), pin.to_owned());
         on_disk(move || cache.unpin(&key, &pin)).await
     }
@@ -271,7 +289,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when the address is wrong.
     pub async fn kept(&self, order: &Order) -> Result<Option<KeptModel>, StorageError> {
-        let Some(key) = Self::key(order)? else { return Ok(None) };
+        let Some(key) = self.key(order)? else { return Ok(None) };
         let cache = self.cache.clone();
         on_disk(move || Ok(cache.model(&key))).await
     }
@@ -358,8 +376,9 @@ impl Storage {
                 source.shown()
             )));
         }
-        let listing = download::list(source, &self.config.download).await?;
-        if let Some(file) = listing.files.first() {
+        if source.fills() {
+            source.check().await?;
+        } else if let Some(file) = download::list(source, &self.config.download).await?.files.first() {
             source.read(file, &Ask { from: 0, until: Some(1), validator: None }).await?;
         }
         let (cache, name) = (self.cache.clone(), key.to_owned());
@@ -373,6 +392,14 @@ fn key_of(identity: &str, order: &Order) -> String {
         Some(sha256) => Cache::key(&format!("{identity}#sha256={}", download::Hex(&sha256))),
         None => Cache::key(identity),
     }
+}
+
+/// Has the source fill the model's folder on its own.
+async fn fill(source: &Source, slot: Arc<Slot>, opener: String) -> Result<Lease, StorageError> {
+    let files = slot.empty_files_folder()?;
+    let version = source.fill(&files).await?;
+    let shown = source.shown();
+    on_disk(move || slot.publish(&shown, version, &opener, &HashMap::new())).await
 }
 
 /// Places the fetched files and lets the model be seen. Files that cannot be used are thrown away, so that the
@@ -416,14 +443,11 @@ fn place(
         moved().map_err(|error| disk_error(&error, &target))?;
         known.insert(target, (file.sha256, file.bytes));
     }
+    // What is unpacked was not hashed as it came.
+    if layers::unpack(then, files, fetched, bounds)? {
+        known.clear();
+    }
     Ok(known)
-}
-
-fn not_yet_served(scheme: &str, uri: &str) -> StorageError {
-    StorageError::Wrong(format!(
-        "`{scheme}://` is not yet served: `{}`\nhint: copy the model to this machine and write its path, or use `pvc://`, `http://` or `https://`",
-        source::web::without_secrets(uri)
-    ))
 }
 
 /// What an error of the file system means, with the path it happened at.

@@ -50,9 +50,6 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
             add(format!("{field}.{name}"), what);
         }
     }
-    if predictor.model.as_ref().is_some_and(|model| model.storage.is_some()) {
-        add(format!("{field}.model.storage"), "a model from an entry of the storage secret");
-    }
     if let Some(logger) = &predictor.logger {
         request_logger(logger, add);
     }
