@@ -274,6 +274,8 @@ fn control_config(config: &Config) -> control::Config {
         shadow_requests_max: config.control.shadow_requests_max,
         shadow_bytes_max: config.control.shadow_bytes_max,
         graphs: config.graphs.bounds(),
+        node_name: config.local_models.node_name.clone(),
+        node_labels: config.local_models.node_labels.clone(),
     }
 }
 
