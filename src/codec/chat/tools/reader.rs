@@ -83,10 +83,13 @@ impl ToolReader {
     /// What was held back; nothing follows.
     pub fn finish(&mut self) -> Vec<Part> {
         let begun = matches!(&self.place, Place::Call(scanner, _) if scanner.has_begun());
+        let between = matches!(&self.place, Place::Between { .. });
         let held = mem::take(&mut self.held);
         self.place = Place::Plain;
         let mut parts = Vec::new();
-        let is_nothing = begun || (self.calls > 0 && held.trim().is_empty());
+        // An answer may end before the mark that ends its last call.
+        let is_mark = between && self.marks().1.starts_with(held.trim());
+        let is_nothing = begun || (self.calls > 0 && (is_mark || held.trim().is_empty()));
         if !is_nothing {
             say(&held, &mut parts);
         }
@@ -159,7 +162,7 @@ impl ToolReader {
                 self.held.clear();
                 self.place = Place::Saying;
             }
-            _ if !end.is_empty() && end.starts_with(held) => {}
+            _ if end.starts_with(held) || mark.starts_with(held) => {}
             _ if self.format == ToolFormat::Mistral && !list && self.calls == 0 && is_name(letter) => {
                 self.place = Place::Name(letter.to_string());
             }
