@@ -163,7 +163,7 @@ impl ToolReader {
                 self.place = Place::Saying;
             }
             _ if end.starts_with(held) || mark.starts_with(held) => {}
-            _ if self.format == ToolFormat::Mistral && !list && self.calls == 0 && is_name(letter) => {
+            _ if self.format == ToolFormat::Mistral && !list && is_name(letter) => {
                 self.place = Place::Name(letter.to_string());
             }
             _ => self.give_back(self.said(), parts),
