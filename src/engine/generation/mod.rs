@@ -7,11 +7,14 @@
 //! [`Generation`] cancels it within one step of the model. Nothing here knows of HTTP or of chat messages.
 
 mod events;
+pub mod kernels;
 mod request;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod team;
 mod text_stream;
 mod tokenizer;
+pub mod weights;
 
 pub use events::{Event, EventSink, FinishReason, Finished, Generation, Logprobs, SubmitError, Token, TokenLogprob, Usage, generation};
 pub use request::{Allowed, GenerateRequest, Sampling, TokenMask};
