@@ -232,3 +232,80 @@ pub fn shadow_compared(result: &'static str) {
 pub fn canary_judged(verdict: &'static str) {
     metrics::counter!("kserved_canaries_judged_total", "verdict" => verdict).increment(1);
 }
+
+/// The metrics of a model that writes text, under vLLM's names and those of OpenTelemetry's conventions for generative AI,
+/// looked up once; label `model_name`.
+#[derive(Debug, Clone)]
+pub struct GenerationMetrics {
+    model: Arc<str>,
+    first_token: [metrics::Histogram; 2],
+    between_tokens: [metrics::Histogram; 2],
+    duration: [metrics::Histogram; 2],
+    queue: metrics::Histogram,
+    prompt_tokens: metrics::Counter,
+    cached_tokens: metrics::Counter,
+    answer_tokens: metrics::Counter,
+    preemptions: metrics::Counter,
+    running: metrics::Gauge,
+    waiting: metrics::Gauge,
+    kv_usage: metrics::Gauge,
+}
+
+impl GenerationMetrics {
+    /// The metrics of a model.
+    #[must_use]
+    pub fn new(model: &str) -> Self {
+        let model: Arc<str> = model.into();
+        let vllm = || [("model_name", model.to_string())];
+        let otel = || [("gen_ai_operation_name", "chat".to_owned()), ("gen_ai_request_model", model.to_string())];
+        let both = |ours: &'static str, theirs: &'static str| [metrics::histogram!(ours, &vllm()), metrics::histogram!(theirs, &otel())];
+        Self {
+            first_token: both("vllm:time_to_first_token_seconds", "gen_ai_server_time_to_first_token_seconds"),
+            between_tokens: both("vllm:time_per_output_token_seconds", "gen_ai_server_time_per_output_token_seconds"),
+            duration: both("vllm:e2e_request_latency_seconds", "gen_ai_server_request_duration_seconds"),
+            queue: metrics::histogram!("vllm:request_queue_time_seconds", &vllm()),
+            prompt_tokens: metrics::counter!("vllm:prompt_tokens_total", &vllm()),
+            cached_tokens: metrics::counter!("vllm:prefix_cache_hits_total", &vllm()),
+            answer_tokens: metrics::counter!("vllm:generation_tokens_total", &vllm()),
+            preemptions: metrics::counter!("vllm:num_preemptions_total", &vllm()),
+            running: metrics::gauge!("vllm:num_requests_running", &vllm()),
+            waiting: metrics::gauge!("vllm:num_requests_waiting", &vllm()),
+            kv_usage: metrics::gauge!("vllm:kv_cache_usage_perc", &vllm()),
+            model,
+        }
+    }
+
+    /// An answer began after it waited: so many tokens of prompt, of which so many were there already.
+    pub fn began(&self, prompt: usize, cached: usize, waited: Duration) {
+        self.prompt_tokens.increment(prompt as u64);
+        self.cached_tokens.increment(cached as u64);
+        self.queue.record(waited);
+    }
+
+    /// A token came now: the first one since it was asked for, or one after another.
+    pub fn token(&self, asked_at: std::time::Instant, before: Option<std::time::Instant>, now: std::time::Instant) {
+        self.answer_tokens.increment(1);
+        let (histograms, since) = before.map_or((&self.first_token, asked_at), |before| (&self.between_tokens, before));
+        histograms.iter().for_each(|histogram| histogram.record(now.saturating_duration_since(since)));
+    }
+
+    /// An answer ended; `reason` is `stop`, `length`, `abort` or `error`.
+    pub fn ended(&self, took: Duration, reason: &'static str) {
+        self.duration.iter().for_each(|histogram| histogram.record(took));
+        let labels = [("model_name", self.model.to_string()), ("finished_reason", reason.to_owned())];
+        metrics::counter!("vllm:request_success_total", &labels).increment(1);
+    }
+
+    /// An answer had to forget its keys and values.
+    pub fn preempted(&self) {
+        self.preemptions.increment(1);
+    }
+
+    /// What runs and waits now, and how many blocks of keys and values are in use.
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub fn state(&self, running: usize, waiting: usize, blocks_used: usize, blocks: usize) {
+        self.running.set(running as f64);
+        self.waiting.set(waiting as f64);
+        self.kv_usage.set(blocks_used as f64 / blocks.max(1) as f64);
+    }
+}

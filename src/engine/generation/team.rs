@@ -208,7 +208,9 @@ mod tests {
             for tasks in [0, 1, 2, 7, 100] {
                 let runs: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
                 for _ in 0..50 {
-                    team.run(tasks, &|task| drop(runs[task].fetch_add(1, Ordering::Relaxed)));
+                    team.run(tasks, &|task| {
+                        runs[task].fetch_add(1, Ordering::Relaxed);
+                    });
                 }
                 assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 50), "{threads} threads, {tasks} tasks");
             }
@@ -229,7 +231,9 @@ mod tests {
             assert!(piece.is_err());
         }
         ran.store(0, Ordering::Relaxed);
-        team.run(64, &|_| drop(ran.fetch_add(1, Ordering::Relaxed)));
+        team.run(64, &|_| {
+            ran.fetch_add(1, Ordering::Relaxed);
+        });
         assert_eq!(ran.load(Ordering::Relaxed), 64);
     }
 }

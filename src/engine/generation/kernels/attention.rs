@@ -22,12 +22,23 @@ pub struct Attention<'a> {
     pub dimensions: usize,
     /// All keys and values: a block's keys `[dimension][position]`, then its values `[position][dimension]`, as `f16`.
     pub store: &'a [u16],
-    /// Where the blocks begin in the store, in the order of positions.
-    pub blocks: &'a [usize],
+    /// The blocks, in the order of positions.
+    pub blocks: &'a [u32],
+    /// Numbers of the store from one block to the next, and from a block's beginning to this head's keys.
+    pub block_stride: usize,
+    /// See there.
+    pub offset: usize,
     /// For each query: the first position that it sees, and the first that it does not.
     pub ranges: &'a [(usize, usize)],
     /// Replaces a score by `cap * tanh(score / cap)`; 0: does not.
     pub soft_cap: f32,
+}
+
+impl Attention<'_> {
+    #[inline(always)]
+    const fn start(&self, block: u32) -> usize {
+        block as usize * self.block_stride + self.offset
+    }
 }
 
 /// See [`super::attend`].
@@ -109,7 +120,7 @@ fn sixteen<V: Lanes>(store: &[u16], at: usize) -> V {
 fn score<V: Lanes, const Q: usize, const C: usize>(
     attention: &Attention<'_>,
     queries: &[f32],
-    blocks: &[usize],
+    blocks: &[u32],
     scores: &mut [[f32; STEP_TOKENS]; Q],
 ) {
     let dimensions = attention.dimensions;
@@ -118,7 +129,7 @@ fn score<V: Lanes, const Q: usize, const C: usize>(
         for dimension in 0..dimensions {
             let mut keys = [V::splat(0.0); C];
             for (key, &block) in keys.iter_mut().zip(some) {
-                *key = sixteen(attention.store, block + dimension * BLOCK_TOKENS);
+                *key = sixteen(attention.store, attention.start(block) + dimension * BLOCK_TOKENS);
             }
             for (query, sums) in sums.iter_mut().enumerate() {
                 let number = V::splat(queries[query * dimensions + dimension]);
@@ -182,7 +193,7 @@ fn exp_of<V: Lanes>(x: f32) -> f32 {
 #[inline(always)]
 fn gather<V: Lanes, const Q: usize, const C: usize>(
     attention: &Attention<'_>,
-    blocks: &[usize],
+    blocks: &[u32],
     weights: &[[f32; STEP_TOKENS]; Q],
     out: &mut [f32],
 ) {
@@ -197,7 +208,7 @@ fn gather<V: Lanes, const Q: usize, const C: usize>(
         }
         for (at, &block) in blocks.iter().enumerate() {
             for position in 0..BLOCK_TOKENS {
-                let row = block + dimensions * BLOCK_TOKENS + position * dimensions + first;
+                let row = attention.start(block) + dimensions * BLOCK_TOKENS + position * dimensions + first;
                 let mut values = [V::splat(0.0); C];
                 for (part, value) in values.iter_mut().enumerate().take(parts) {
                     *value = sixteen(attention.store, row + part * 16);

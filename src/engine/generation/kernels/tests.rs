@@ -100,7 +100,7 @@ fn every_level_multiplies_every_type_to_the_same_bits_and_the_right_numbers() {
         let (rows, columns, mut noise) = (83, 512, Noise(7));
         let bytes = stored(dtype, rows, columns, &mut noise);
         let stored = StoredTensor { dtype, shape: vec![rows, columns], bytes: &bytes };
-        let matrix = Matrix::pack(&stored, &in_turn).unwrap();
+        let matrix = Matrix::pack(&stored, &mut in_turn).unwrap();
         let tokens: Vec<Vec<f32>> = (0..15).map(|_| noise.floats(columns)).collect();
         let plain = multiplied(Level::Plain, &matrix, &tokens);
         for level in Level::all() {
@@ -207,13 +207,13 @@ fn the_sum_of_exponentials_is_relative_to_the_largest() {
 }
 
 /// Keys and values of `positions` in blocks that lie in the store in reverse.
-fn remembered(positions: usize, dimensions: usize, noise: &mut Noise) -> (Vec<u16>, Vec<usize>, [Vec<Vec<f32>>; 2]) {
+fn remembered(positions: usize, dimensions: usize, noise: &mut Noise) -> (Vec<u16>, Vec<u32>, [Vec<Vec<f32>>; 2]) {
     let (count, size) = (positions.div_ceil(BLOCK_TOKENS), 2 * BLOCK_TOKENS * dimensions);
     let mut store = vec![0_u16; count * size];
-    let blocks: Vec<usize> = (0..count).rev().map(|block| block * size).collect();
+    let blocks: Vec<u32> = (0..u32::try_from(count).unwrap()).rev().collect();
     let mut both = [Vec::new(), Vec::new()];
     for position in 0..positions {
-        let start = blocks[position / BLOCK_TOKENS];
+        let start = blocks[position / BLOCK_TOKENS] as usize * size;
         let slot = position % BLOCK_TOKENS;
         for (kind, rows) in both.iter_mut().enumerate() {
             let row: Vec<f32> = noise.floats(dimensions).iter().map(|&number| f16::from_f32(number).to_f32()).collect();
@@ -248,7 +248,15 @@ fn attention_is_right_for_any_number_of_queries_any_window_and_on_every_level() 
         for (count, cap) in [(1, 0.0), (2, 0.0), (3, 0.0), (4, 2.0), (5, 0.0), (7, 0.0), (8, 0.0)] {
             let ranges: Vec<(usize, usize)> = (0..count).map(|at| if at % 2 == 0 { (0, 150 - at) } else { (70 + at, 1 + 100 + at) }).collect();
             let queries = noise.floats(count * dimensions);
-            let attention = |ranges| Attention { dimensions, store: &store, blocks: &blocks, ranges, soft_cap: cap };
+            let attention = |ranges| Attention {
+                dimensions,
+                store: &store,
+                blocks: &blocks,
+                block_stride: 2 * BLOCK_TOKENS * dimensions,
+                offset: 0,
+                ranges,
+                soft_cap: cap,
+            };
             let mut plain = vec![0.0; count * dimensions];
             attend(Level::Plain, &attention(&ranges), &queries, &mut plain);
             for (at, query) in queries.chunks(dimensions).enumerate() {

@@ -100,15 +100,15 @@ impl fmt::Debug for Matrix {
     }
 }
 
+/// Runs a function for each number below a count, on several threads where it can.
+pub type ForEach<'a> = dyn FnMut(usize, &(dyn Fn(usize) + Sync)) + 'a;
+
 impl Matrix {
-    /// Reorders stored rows into panels; several tensors become one matrix, their rows one behind the other. The last
-    /// panel is filled up with rows of zeros.
-    ///
-    /// `for_each` runs a function for each number below a count, on several threads where it can.
+    /// Reorders stored rows into panels. The last panel is filled up with rows of zeros.
     ///
     /// # Errors
     /// A sentence where a shape does not fit.
-    pub fn pack(stored: &StoredTensor<'_>, for_each: &dyn Fn(usize, &(dyn Fn(usize) + Sync))) -> Result<Self, String> {
+    pub fn pack(stored: &StoredTensor<'_>, for_each: &mut ForEach<'_>) -> Result<Self, String> {
         let (rows, columns) = stored.rows_and_columns();
         let layout = Layout::of(stored.dtype);
         let (part_columns, part_bytes) = layout.part();

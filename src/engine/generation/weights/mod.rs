@@ -5,12 +5,12 @@ mod matrix;
 mod pack;
 
 pub use dtype::Dtype;
-pub use matrix::{Layout, Matrix, PANEL_ROWS};
+pub use matrix::{ForEach, Layout, Matrix, PANEL_ROWS};
 
 use half::{bf16, f16};
 
 /// Where weights come from: a GGUF file or a folder of safetensors.
-pub trait Source {
+pub trait Source: std::fmt::Debug {
     /// A tensor by the name that it has there.
     fn tensor(&self, name: &str) -> Option<StoredTensor<'_>>;
 }
