@@ -10,6 +10,7 @@ pub use layers::{Origin, Override, Text};
 pub use sections::{Autoscaling, Control, DeploymentMode, Grpc, Http, Log, LogFormat, Memory, Pool, Shutdown};
 
 use crate::api::problem::did_you_mean;
+use crate::engine::huggingface::HuggingFaceConfig;
 use crate::engine::onnx::OnnxConfig;
 use crate::place::Place;
 use crate::protocol::{self, ApiKey};
@@ -54,6 +55,8 @@ pub struct Config {
     pub graphs: graph::Config,
     /// ONNX Runtime.
     pub onnx: OnnxConfig,
+    /// Hugging Face models.
+    pub huggingface: HuggingFaceConfig,
     /// Where models may come from.
     pub storage: storage::Config,
     /// Watching and rolling out.
@@ -82,6 +85,7 @@ impl Default for Config {
             memory: Memory::default(),
             graphs: graph::Config::default(),
             onnx: OnnxConfig::default(),
+            huggingface: HuggingFaceConfig::default(),
             storage: storage::Config::default(),
             control: Control::default(),
             logger: logger::Config::default(),

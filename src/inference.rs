@@ -115,7 +115,8 @@ pub struct TensorSpec {
     pub datatype: DataType,
     /// Its dimensions; -1 where any size goes.
     pub shape: Vec<i64>,
-    /// Whether a request may leave it out (a graph input with a default value).
+    /// Whether a request may leave an input out (a graph input with a default value); an output that is optional is given
+    /// only to those who ask for it.
     pub optional: bool,
 }
 
@@ -132,6 +133,25 @@ pub struct ModelMetadata {
     pub outputs: Vec<TensorSpec>,
     /// Outputs the protocol cannot carry (sequences, maps), left out, each with its type.
     pub dropped_outputs: Vec<String>,
+    /// Whether a lone input may have any name, as KServe's server takes the first input whatever it is called.
+    pub any_input_name: bool,
+    /// Rows of several requests that are best joined, where the service does not say; 0: none.
+    pub rows_joined: usize,
+    /// What it can be asked for besides inference.
+    pub abilities: Vec<Ability>,
+}
+
+/// What a model can be asked for over OpenAI's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// Vectors of texts: takes `text`, or `token_ids`; gives its first output, and `token_count` to those who ask.
+    Embeddings,
+    /// Scores of `text` (the query) and `text_pair` (the document); gives its first output, and `token_count`.
+    Rerank,
+    /// Text that goes on.
+    Completions,
+    /// The next turn of a conversation.
+    ChatCompletions,
 }
 
 /// Why a request got no answer, sorted by what its sender can do about it.

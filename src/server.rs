@@ -10,6 +10,7 @@ use crate::codec;
 use crate::config::Config;
 use crate::control::{self, Control, Scaling};
 use crate::engine::EngineRegistry;
+use crate::engine::huggingface::HuggingFaceLoader;
 use crate::engine::onnx::OnnxLoader;
 use crate::protocol::{self, Doors, Listener, OpenDoors, kube};
 use crate::resolve::scale::ScaleDefaults;
@@ -90,6 +91,7 @@ impl Server {
         banner.start(onnx.library_info());
         let mut engines = EngineRegistry::default();
         engines.add("onnx", Arc::new(onnx));
+        engines.add("huggingface", Arc::new(HuggingFaceLoader::new(config.huggingface.clone())));
         let (router, (repository, commands)) = (Router::default(), Repository::channel());
         let storage = Storage::new(config.storage.clone());
         let announce = Box::new(move |model: &control::ModelReady| banner.model_ready(model));

@@ -13,7 +13,7 @@ use super::warm_up::warm_up;
 use crate::api::ResourceKey;
 use crate::api::status::{FailureInfo, FailureReason};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
-use crate::inference::InferenceError;
+use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::{Batching, ModelHandle, PoolOptions};
 use crate::resolve::batching::BatchingSpec;
@@ -185,7 +185,7 @@ impl Rollout {
         let (model_dir, files) = self.fetch().await?;
         let memory = self.room_for(model_dir.path()).await?;
         let model = self.load(model_dir.path(), &memory).await?;
-        let handle = ModelHandle::start(model, self.pool_options(name), self.mind.threads.clone());
+        let handle = ModelHandle::start(Arc::clone(&model), self.pool_options(name, model.metadata()), self.mind.threads.clone());
         let deadline = Instant::now() + Duration::from_secs(self.spec.timeout_s);
         tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
@@ -339,7 +339,7 @@ impl Rollout {
         self.spec.intra_op_threads().min(self.mind.config.threads_max)
     }
 
-    fn pool_options(&self, name: &RevisionName) -> PoolOptions {
+    fn pool_options(&self, name: &RevisionName, model: &ModelMetadata) -> PoolOptions {
         let config = &self.mind.config;
         let size = Size::of(&self.spec, config.workers_max);
         let replicas = self.mind.services.with(&self.key, |service| {
@@ -360,12 +360,15 @@ impl Rollout {
             worker_idle_s: config.worker_idle_s,
             threads_per_run: self.intra_op_threads(),
             inline_run_max: config.inline_run_max,
-            batching: self.batching(),
+            batching: self.batching(model.rows_joined),
         }
     }
 
-    fn batching(&self) -> Option<Batching> {
-        let BatchingSpec { instances_max, delay, kserve_replies } = self.spec.batching.clone()?;
+    /// As the service says, else as the model does.
+    fn batching(&self, rows_joined: usize) -> Option<Batching> {
+        let by_model = || BatchingSpec { instances_max: rows_joined, delay: Duration::ZERO, kserve_replies: false };
+        let BatchingSpec { instances_max, delay, kserve_replies } =
+            self.spec.batching.clone().or_else(|| (rows_joined > 1).then(by_model))?;
         Some(Batching { instances_max, delay, bytes_max: self.mind.config.batch_bytes_max, kserve_replies })
     }
 

@@ -14,6 +14,7 @@
 pub mod cancel;
 pub mod free_memory;
 pub mod generation;
+pub mod huggingface;
 pub mod onnx;
 
 pub use cancel::Cancel;

@@ -18,7 +18,8 @@ pub(super) fn admit(model: &str, metadata: &ModelMetadata, request: &InferenceRe
 fn inputs(model: &str, metadata: &ModelMetadata, inputs: &[Tensor]) -> Result<(), InferenceError> {
     let mut seen = vec![false; metadata.inputs.len()];
     for input in inputs {
-        let Some(at) = metadata.inputs.iter().position(|spec| spec.name == *input.name()) else {
+        let lone = (metadata.any_input_name && inputs.len() == 1).then_some(0);
+        let Some(at) = metadata.inputs.iter().position(|spec| spec.name == *input.name()).or(lone) else {
             return invalid(format!("input `{}` is not an input of model `{model}`; {}", shortened(input.name()), listed(metadata)));
         };
         if std::mem::replace(&mut seen[at], true) {
@@ -55,7 +56,7 @@ fn fits(model: &str, spec: &TensorSpec, input: &Tensor) -> Result<(), InferenceE
 
 fn outputs(model: &str, metadata: &ModelMetadata, requested: &[RequestedOutput]) -> Result<Vec<usize>, InferenceError> {
     if requested.is_empty() {
-        return Ok((0..metadata.outputs.len()).collect());
+        return Ok(metadata.outputs.iter().enumerate().filter(|(_, output)| !output.optional).map(|(at, _)| at).collect());
     }
     let mut wanted = Vec::with_capacity(requested.len());
     for output in requested {
@@ -114,6 +115,27 @@ mod tests {
             dropped_outputs: vec!["maps (Sequence<Map<i64, f32>>)".to_owned()],
             ..ModelMetadata::default()
         }
+    }
+
+    #[test]
+    fn a_lone_input_may_have_any_name_where_the_model_says_so() {
+        let request = |names: &[&str]| InferenceRequest {
+            inputs: names.iter().map(|name| tensor(name, &[1, 2])).collect(),
+            ..InferenceRequest::default()
+        };
+        let lenient = ModelMetadata { any_input_name: true, ..metadata() };
+        assert!(admit("m", &lenient, &request(&["input-0"])).is_ok());
+        assert!(admit("m", &lenient, &request(&["input-0", "b"])).is_err());
+        assert!(admit("m", &metadata(), &request(&["input-0"])).is_err());
+    }
+
+    #[test]
+    fn an_optional_output_is_given_only_to_those_who_ask() {
+        let model = ModelMetadata { outputs: vec![spec("y", &[-1], false), spec("count", &[-1], true)], ..metadata() };
+        let mut request = InferenceRequest { inputs: vec![tensor("a", &[1, 2])], ..InferenceRequest::default() };
+        assert_eq!(admit("m", &model, &request), Ok(vec![0]));
+        request.outputs = vec![RequestedOutput { name: "count".to_owned(), ..RequestedOutput::default() }];
+        assert_eq!(admit("m", &model, &request), Ok(vec![1]));
     }
 
     fn tensor(name: &str, shape: &[i64]) -> Tensor {

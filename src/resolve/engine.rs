@@ -12,8 +12,11 @@ use crate::api::status::FailureReason;
 /// On a runtime's metadata, or in its `spec.annotations`: the engine that serves it in this process.
 pub const ENGINE_ANNOTATION: &str = "kserved.io/engine";
 
+/// The engine of Hugging Face folders and GGUF files.
+pub(super) const HUGGING_FACE: &str = "huggingface";
+
 /// Model formats that an engine reads whatever server the runtime would start for them.
-const FORMATS: [(&str, &str); 1] = [("onnx", "onnx")];
+const FORMATS: [(&str, &str); 3] = [("onnx", "onnx"), ("huggingface", HUGGING_FACE), ("gguf", HUGGING_FACE)];
 
 const FIELD: &str = "spec.predictor.model.modelFormat";
 /// KServe's sentence for a model that nothing can run.

@@ -40,6 +40,7 @@ pub use error::ResolveError;
 pub use revision::{RevisionSpec, RuntimeRef};
 pub use runtime::Candidate;
 
+use engine::HUGGING_FACE;
 use storage_uri::{StorageUri, StorageUriError};
 
 /// What a service that does not say gets, and what this process can run.
@@ -52,9 +53,9 @@ pub struct Defaults {
 }
 
 impl Default for Defaults {
-    /// The ONNX engine, and Knative's 300 seconds.
+    /// The engines that ship, and Knative's 300 seconds.
     fn default() -> Self {
-        Self { engines: vec!["onnx".to_owned()], timeout_s: 300 }
+        Self { engines: ["huggingface", "onnx"].map(str::to_owned).to_vec(), timeout_s: 300 }
     }
 }
 
@@ -81,9 +82,9 @@ pub fn resolve(
     };
     let chosen = runtime::select(&wish, runtimes)?;
     let engine = engine::engine_of(chosen.runtime, &model.model_format, &defaults.engines)?;
-    let storage = storage_of(service, model, manifest_dir)?;
     let settled = server_type::settle(service, model, chosen.runtime);
     let container = container_of(chosen.runtime, &settled)?;
+    let storage = storage_of(service, model, hub_uri(&engine, &container.args).as_ref(), manifest_dir)?;
     let env = environment(&container, &service.metadata.name);
     Ok(RevisionSpec {
         namespace: service.metadata.namespace.clone(),
@@ -126,23 +127,29 @@ fn container_of(runtime: &ServingRuntime, settled: &server_type::Settled) -> Res
     })
 }
 
-/// Where the model lies: `storageUri`, or the one entry of `storageUris`.
-fn storage_of(service: &InferenceService, model: &ModelSpec, manifest_dir: &Path) -> Result<StorageUri, ResolveError> {
+/// Where the model lies: `storageUri`, or the one entry of `storageUris`, or what the runtime's arguments name.
+fn storage_of(
+    service: &InferenceService,
+    model: &ModelSpec,
+    by_args: Option<&String>,
+    manifest_dir: &Path,
+) -> Result<StorageUri, ResolveError> {
     let several = &service.spec.predictor.storage_uris;
-    let (field, uri) = match (&model.storage_uri, several.as_slice()) {
-        (Some(_), [_, ..]) => {
+    let (field, uri) = match (&model.storage_uri, several.as_slice(), by_args) {
+        (Some(_), [_, ..], _) => {
             let message = "Setting both StorageURI and StorageURIs is not supported.";
             return Err(ResolveError::new(FailureReason::InvalidPredictorSpec, "spec.predictor.storageUris", message));
         }
-        (Some(uri), []) => ("spec.predictor.model.storageUri", uri),
-        (None, [one]) => ("spec.predictor.storageUris", &one.uri),
-        (None, []) => {
+        (Some(uri), [], _) => ("spec.predictor.model.storageUri", uri),
+        (None, [one], _) => ("spec.predictor.storageUris", &one.uri),
+        (None, [], Some(uri)) => ("spec.predictor.model.args", uri),
+        (None, [], None) => {
             return Err(ResolveError::not_yet_served(
                 "spec.predictor.model",
                 "a service without `storageUri`, which waits for TrainedModels",
             ));
         }
-        (None, _) => return Err(ResolveError::not_yet_served("spec.predictor.storageUris", "a model from several places")),
+        (None, _, _) => return Err(ResolveError::not_yet_served("spec.predictor.storageUris", "a model from several places")),
     };
     StorageUri::parse(uri, manifest_dir).map_err(|wrong| storage_error(field, &wrong))
 }
@@ -162,15 +169,25 @@ fn environment(container: &Container, service: &str) -> BTreeMap<String, String>
     own.into_iter().chain(written.map(|variable| (variable.name.clone(), variable.value.clone().unwrap_or_default()))).collect()
 }
 
-/// The last `--model_name=x` or `--model_name x`, else `MLSERVER_MODEL_NAME`, else the service's name.
-fn model_name(args: &[String], env: &BTreeMap<String, String>, service: &str) -> String {
-    const FLAG: &str = "--model_name";
-    let after = |at: usize, arg: &String| match arg.strip_prefix(FLAG)? {
+/// What the last `--flag=x` or `--flag x` says.
+fn by_flag(args: &[String], flag: &str) -> Option<String> {
+    let after = |at: usize, arg: &String| match arg.strip_prefix(flag)? {
         "" => args.get(at + 1).cloned(),
         rest => rest.strip_prefix('=').map(str::to_owned),
     };
-    let by_flag = args.iter().enumerate().rev().find_map(|(at, arg)| after(at, arg));
-    let written = by_flag.or_else(|| env.get("MLSERVER_MODEL_NAME").cloned());
+    args.iter().enumerate().rev().find_map(|(at, arg)| after(at, arg))
+}
+
+/// `hf://OWNER/NAME[:REVISION]` for a model that `--model_id` names, as KServe's Hugging Face server takes it from the hub.
+fn hub_uri(engine: &str, args: &[String]) -> Option<String> {
+    let id = by_flag(args, "--model_id").filter(|id| engine == HUGGING_FACE && !id.is_empty())?;
+    let revision = by_flag(args, "--model_revision").filter(|revision| !revision.is_empty());
+    Some(revision.map_or_else(|| format!("hf://{id}"), |revision| format!("hf://{id}:{revision}")))
+}
+
+/// The last `--model_name=x` or `--model_name x`, else `MLSERVER_MODEL_NAME`, else the service's name.
+fn model_name(args: &[String], env: &BTreeMap<String, String>, service: &str) -> String {
+    let written = by_flag(args, "--model_name").or_else(|| env.get("MLSERVER_MODEL_NAME").cloned());
     written.filter(|name| !name.is_empty()).unwrap_or_else(|| service.to_owned())
 }
 

@@ -177,3 +177,29 @@ fn mlserver_serves_onnx_under_the_name_it_is_told() {
     assert_eq!((spec.model_name.as_str(), spec.engine.as_str()), ("iris", "onnx"));
     assert_eq!(spec.args, ["mlserver_sklearn.SKLearnModel"]);
 }
+
+/// A Hugging Face service without `storageUri`, whose container has these arguments.
+fn hub_model(args: &[&str]) -> Result<RevisionSpec, ResolveError> {
+    let hugging_face = runtime("kserve-huggingfaceserver", &["v2", "v1"], &[("huggingface", "1", true, 1), ("gguf", "1", true, 1)]);
+    let service = service(&json!({"predictor": {"model": {"modelFormat": {"name": "huggingface"}, "args": args}}}));
+    resolve(&service, Path::new("/srv/models"), &cluster(&[hugging_face]), &Defaults::default())
+}
+
+#[test]
+fn a_hugging_face_model_is_taken_from_its_folder_or_by_its_id_from_the_hub() {
+    let uri = |spec: &RevisionSpec| format!("{:?}", spec.storage);
+    let spec = hub_model(&["--model_id=BAAI/bge-small-en"]).expect("resolved");
+    assert_eq!((spec.engine.as_str(), spec.protocol.as_str()), ("huggingface", "v1"));
+    assert!(uri(&spec).contains("hf://BAAI/bge-small-en\""), "{}", uri(&spec));
+    let spec = hub_model(&["--model_id", "a/b", "--model_revision=v2"]).expect("resolved");
+    assert!(uri(&spec).contains("hf://a/b:v2"), "{}", uri(&spec));
+    assert!(hub_model(&["--task=fill_mask"]).is_err(), "a model from nowhere");
+}
+
+#[test]
+fn a_gguf_file_is_read_by_the_same_engine() {
+    let hugging_face = runtime("kserve-huggingfaceserver", &["v2", "v1"], &[("huggingface", "1", true, 1), ("gguf", "1", true, 1)]);
+    let service = with_model(&json!({"modelFormat": {"name": "gguf"}}));
+    let spec = resolve(&service, Path::new("/srv"), &cluster(&[hugging_face]), &Defaults::default()).expect("resolved");
+    assert_eq!((spec.engine, spec.storage), ("huggingface".to_owned(), Some(StorageUri::Local(PathBuf::from("/srv/iris")))));
+}

@@ -131,6 +131,7 @@ impl EngineLoader for OnnxLoader {
             inputs: signature.inputs,
             outputs: signature.outputs,
             dropped_outputs: signature.dropped_outputs,
+            ..ModelMetadata::default()
         };
         let session = SharedSession::new(session, &metadata).map_err(|error| words::refused(&name, error.message()))?;
         Ok(Arc::new(OnnxModel { session: Arc::new(session), metadata: Arc::new(metadata), symbols: Arc::new(signature.symbols) }))
