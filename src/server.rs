@@ -91,7 +91,7 @@ impl Server {
         banner.start(onnx.library_info());
         let mut engines = EngineRegistry::default();
         engines.add("onnx", Arc::new(onnx));
-        engines.add("huggingface", Arc::new(HuggingFaceLoader::new(config.huggingface.clone())));
+        engines.add("huggingface", Arc::new(HuggingFaceLoader::new(config.huggingface.clone(), config.generation.clone())));
         let (router, (repository, commands)) = (Router::default(), Repository::channel());
         let storage = Storage::new(config.storage.clone());
         let announce = Box::new(move |model: &control::ModelReady| banner.model_ready(model));

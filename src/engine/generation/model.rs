@@ -8,7 +8,7 @@ use super::scheduler::{self, Inbox, Parts};
 use super::weights::Source;
 use super::{GenerateRequest, Generation, Generator, GeneratorInfo, SubmitError, TextTokenizer, Turns, check, gguf, tensors};
 use crate::engine::{Cancel, Engine, EngineError, LoadError, LoadOptions, LoadedModel};
-use crate::inference::{ModelMetadata, TensorSpec};
+use crate::inference::{Ability, ModelMetadata, TensorSpec};
 use crate::observe::GenerationMetrics;
 use crate::tensor::{DataType, Tensor};
 use std::path::Path;
@@ -106,10 +106,11 @@ fn metadata(platform: &str) -> ModelMetadata {
     let text = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Bytes, shape: vec![-1], optional: false };
     ModelMetadata {
         platform: platform.to_owned(),
-        versions: Vec::new(),
         inputs: vec![text(tensors::INPUT)],
         outputs: vec![text(tensors::OUTPUT)],
-        dropped_outputs: Vec::new(),
+        any_input_name: true,
+        abilities: vec![Ability::Completions, Ability::ChatCompletions],
+        ..ModelMetadata::default()
     }
 }
 
@@ -147,7 +148,8 @@ struct Worker {
 
 impl Engine for Worker {
     fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], _: &Cancel) -> Result<Vec<Tensor>, EngineError> {
-        let requests = tensors::requests(&*self.generator, inputs, &crate::inference::Parameters::new()).map_err(EngineError::InvalidInput)?;
+        let requests =
+            tensors::requests(&*self.generator, inputs, &crate::inference::Parameters::new()).map_err(EngineError::InvalidInput)?;
         let submitted = requests.into_iter().map(|request| self.generator.submit(request)).collect::<Result<Vec<_>, _>>();
         let generations = submitted.map_err(|error| EngineError::Failed(error.to_string()))?;
         let mut texts = Vec::new();

@@ -11,7 +11,7 @@ const LIKELY_FIRST: usize = 64;
 
 /// What was said so far, as far as penalties want to know, and where the random numbers stand.
 #[derive(Debug, Clone)]
-pub struct Sampler {
+pub(super) struct Sampler {
     sampling: Sampling,
     seed: u64,
     draws: u64,
@@ -22,13 +22,13 @@ pub struct Sampler {
 }
 
 /// A token that was chosen, or why none could be.
-pub type Chosen = Result<u32, String>;
+pub(super) type Chosen = Result<u32, String>;
 
 impl Sampler {
     /// A sampler for one answer. `seed` stands in where the request names none.
     #[must_use]
     #[expect(clippy::float_cmp, reason = "1 is written down as such")]
-    pub fn new(sampling: Sampling, prompt: &[u32], choice: usize, seed: u64) -> Self {
+    pub(super) fn new(sampling: Sampling, prompt: &[u32], choice: usize, seed: u64) -> Self {
         let penalised = sampling.repetition_penalty != 1.0;
         let prompt = if penalised { prompt.iter().copied().collect() } else { HashSet::new() };
         let seed = mixed(sampling.seed.unwrap_or(seed) ^ mixed(choice as u64));
@@ -39,7 +39,7 @@ impl Sampler {
     ///
     /// # Errors
     /// A sentence where no token may come, or the model gave no numbers.
-    pub fn choose(&mut self, logits: &mut [f32], allowed: Allowed<'_>) -> Chosen {
+    pub(super) fn choose(&mut self, logits: &mut [f32], allowed: Allowed<'_>) -> Chosen {
         mask(logits, allowed);
         for &(token, bias) in &self.sampling.logit_bias {
             if let Some(logit) = logits.get_mut(token as usize) {
@@ -122,7 +122,7 @@ fn mask(logits: &mut [f32], allowed: Allowed<'_>) {
 ///
 /// # Errors
 /// Where all logits are minus infinity, or the largest is no number.
-pub fn likeliest(logits: &[f32]) -> Chosen {
+pub(super) fn likeliest(logits: &[f32]) -> Chosen {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let (chunks, rest) = logits.as_chunks::<16>();
     for chunk in chunks {
@@ -218,7 +218,7 @@ fn drawn(tokens: impl Iterator<Item = (usize, f32)> + Clone, at: f64) -> u32 {
 
 /// The log-probabilities of a token and of the likeliest ones, from logits as the model gave them.
 #[must_use]
-pub fn logprobs(level: Level, logits: &[f32], chosen: u32, count: usize) -> Logprobs {
+pub(super) fn logprobs(level: Level, logits: &[f32], chosen: u32, count: usize) -> Logprobs {
     let mut sums = (0.0, 1.0);
     softmax_sums(level, logits, &mut sums);
     let (largest, sum) = sums;

@@ -19,7 +19,8 @@ const MAX_TOKENS: usize = 20;
 /// # Errors
 /// A sentence about the input or the parameter that is wrong.
 pub fn requests(generator: &dyn Generator, inputs: &[Tensor], parameters: &Parameters) -> Result<Vec<GenerateRequest>, String> {
-    let texts = inputs.iter().find(|input| **input.name() == *INPUT).ok_or_else(|| format!("input `{INPUT}` is missing"))?;
+    // A lone input may have any name, as with KServe's server.
+    let [texts] = inputs else { return Err(format!("one input of texts is needed, `{INPUT}`, and {} were given", inputs.len())) };
     let request = |text: &[u8]| {
         let text = std::str::from_utf8(text).map_err(|_| format!("input `{INPUT}`: a text is no UTF-8"))?;
         let prompt = generator.tokenizer().encode(text, true).map_err(|error| error.to_string())?;

@@ -6,6 +6,7 @@ pub mod flags;
 pub mod folder;
 pub mod task;
 
+use super::generation::{self, FolderFiles, GenerationConfig};
 use super::{EngineLoader, LoadError, LoadOptions, LoadedModel};
 use flags::Flags;
 use folder::{Folder, Found};
@@ -39,13 +40,14 @@ impl Default for HuggingFaceConfig {
 #[derive(Debug, Clone, Default)]
 pub struct HuggingFaceLoader {
     config: HuggingFaceConfig,
+    generation: GenerationConfig,
 }
 
 impl HuggingFaceLoader {
     /// A loader by its settings.
     #[must_use]
-    pub const fn new(config: HuggingFaceConfig) -> Self {
-        Self { config }
+    pub const fn new(config: HuggingFaceConfig, generation: GenerationConfig) -> Self {
+        Self { config, generation }
     }
 }
 
@@ -59,9 +61,33 @@ impl EngineLoader for HuggingFaceLoader {
         let found = folder::find(model, &self.config)?;
         let task = task_of(&found, &flags)?;
         if task.is_generative() {
-            return Err(LoadError::InvalidModel(format!("task `{task}` is not served yet")));
+            return self.writer(found, task, &flags, options);
         }
         Err(LoadError::InvalidModel(format!("task `{task}` is not served yet")))
+    }
+}
+
+impl HuggingFaceLoader {
+    /// Loads what writes text.
+    fn writer(&self, found: Found, task: Task, flags: &Flags, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let folder = match found {
+            Found::Gguf(path) => return generation::load_gguf(&path, flags.max_model_len, options, &self.generation),
+            Found::Folder(_) if task == Task::Text2TextGeneration => {
+                return Err(LoadError::InvalidModel(format!("task `{task}` is not served yet")));
+            }
+            Found::Folder(folder) => folder,
+        };
+        let json = |name: &str| folder.json(name).map(Option::unwrap_or_default);
+        let weights = folder.names().iter().filter(|name| name.ends_with(".safetensors")).map(|name| folder.path(name)).collect();
+        let files = FolderFiles {
+            config: folder.required_json("config.json")?,
+            tokenizer: folder.tokenizer_bytes("tokenizer.json")?,
+            tokenizer_config: json("tokenizer_config.json")?,
+            generation_config: json("generation_config.json")?,
+            chat_template: folder.chat_template()?,
+            weights,
+        };
+        generation::load_folder(files, flags.max_model_len, options, &self.generation)
     }
 }
 

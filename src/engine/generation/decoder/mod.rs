@@ -156,15 +156,7 @@ enum Source<'a> {
 
 impl Work {
     /// Makes the input of the next matrices.
-    fn prepare(
-        &mut self,
-        team: &mut Team,
-        level: Level,
-        source: Source<'_>,
-        architecture: &Architecture,
-        tokens: usize,
-        quantised: bool,
-    ) {
+    fn prepare(&mut self, team: &mut Team, level: Level, source: Source<'_>, architecture: &Architecture, tokens: usize, quantised: bool) {
         let (hidden, feed_forward) = (architecture.hidden, architecture.feed_forward);
         match source {
             Source::Hidden(weight) => {

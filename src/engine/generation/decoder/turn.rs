@@ -72,7 +72,8 @@ pub(super) fn turn_and_store(team: &mut Team, level: Level, step: &Step<'_>, sto
     let width = architecture.query_width() + 2 * architecture.kv_width();
     let places = places(step.segments);
     let table = turns.of(step.windowed);
-    let slots = Slots { stride: store.block_stride(), starts: (0..architecture.kv_heads).map(|head| store.offset(step.index, head)).collect() };
+    let slots =
+        Slots { stride: store.block_stride(), starts: (0..architecture.kv_heads).map(|head| store.offset(step.index, head)).collect() };
     let (qkv, numbers) = (Scatter::new(qkv), Scatter::new(store.numbers_mut()));
     team.run(step.tokens.div_ceil(TOKENS_PER_TASK), &|task| {
         for token in task * TOKENS_PER_TASK..((task + 1) * TOKENS_PER_TASK).min(step.tokens) {

@@ -195,7 +195,10 @@ impl<'a> Finder<'a, '_> {
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, String> {
         let stored = self.stored(name)?;
         if stored.len() != length || !matches!(stored.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
-            return Err(format!("tensor `{name}` has the shape {:?} and type {}: {length} plain numbers are needed", stored.shape, stored.dtype));
+            return Err(format!(
+                "tensor `{name}` has the shape {:?} and type {}: {length} plain numbers are needed",
+                stored.shape, stored.dtype
+            ));
         }
         Ok(stored.to_f32())
     }

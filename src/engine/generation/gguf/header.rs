@@ -204,12 +204,7 @@ struct Listed {
     offset: u64,
 }
 
-fn read_tensors(
-    reader: &mut Reader<'_>,
-    file: &[u8],
-    count: usize,
-    alignment: u64,
-) -> Result<HashMap<String, TensorInfo>, GgufError> {
+fn read_tensors(reader: &mut Reader<'_>, file: &[u8], count: usize, alignment: u64) -> Result<HashMap<String, TensorInfo>, GgufError> {
     let entries = (0..count).map(|_| read_entry(reader, file)).collect::<Result<Vec<_>, _>>()?;
     // Where tensors begin is known only behind the last entry.
     let data = (reader.at() as u64).next_multiple_of(alignment);

@@ -185,7 +185,8 @@ fn halves<V: Lanes, const T: usize>(panel: &[u8], tokens: &[&[Group]; T]) -> [V;
 pub(super) fn plain<V: Lanes>(layout: Layout, panels: &[&[u8]], tokens: &[&[f32]], sums: &mut [[f32; PANEL_ROWS]]) {
     match layout {
         Layout::F32 => plain_tiles::<V, 64>(panels, tokens, sums, |bytes| {
-            let numbers = std::array::from_fn(|at| f32::from_le_bytes([bytes[4 * at], bytes[4 * at + 1], bytes[4 * at + 2], bytes[4 * at + 3]]));
+            let numbers =
+                std::array::from_fn(|at| f32::from_le_bytes([bytes[4 * at], bytes[4 * at + 1], bytes[4 * at + 2], bytes[4 * at + 3]]));
             V::load(&numbers)
         }),
         Layout::F16 => plain_tiles::<V, 32>(panels, tokens, sums, V::load_f16),
@@ -223,7 +224,9 @@ fn some_panels<V: Lanes, const BYTES: usize, const P: usize>(
     while at < count {
         let rest = &tokens[at..];
         let done = match rest.len() {
-            8.. if P == 1 => tile::<V, BYTES, P, 8>(panels, rest, load, |panel, token, total| total.store(&mut sums[panel * count + at + token])),
+            8.. if P == 1 => {
+                tile::<V, BYTES, P, 8>(panels, rest, load, |panel, token, total| total.store(&mut sums[panel * count + at + token]))
+            }
             4.. => tile::<V, BYTES, P, 4>(panels, rest, load, |panel, token, total| total.store(&mut sums[panel * count + at + token])),
             2.. => tile::<V, BYTES, P, 2>(panels, rest, load, |panel, token, total| total.store(&mut sums[panel * count + at + token])),
             _ => tile::<V, BYTES, P, 1>(panels, rest, load, |panel, token, total| total.store(&mut sums[panel * count + at + token])),

@@ -246,7 +246,8 @@ fn attention_is_right_for_any_number_of_queries_any_window_and_on_every_level() 
     for dimensions in [16, 48, 64, 128] {
         let (store, blocks, both) = remembered(positions, dimensions, &mut noise);
         for (count, cap) in [(1, 0.0), (2, 0.0), (3, 0.0), (4, 2.0), (5, 0.0), (7, 0.0), (8, 0.0)] {
-            let ranges: Vec<(usize, usize)> = (0..count).map(|at| if at % 2 == 0 { (0, 150 - at) } else { (70 + at, 1 + 100 + at) }).collect();
+            let ranges: Vec<(usize, usize)> =
+                (0..count).map(|at| if at % 2 == 0 { (0, 150 - at) } else { (70 + at, 1 + 100 + at) }).collect();
             let queries = noise.floats(count * dimensions);
             let attention = |ranges| Attention {
                 dimensions,

@@ -240,7 +240,9 @@ impl Scheduler {
         }
         if sequence.cached.is_none() {
             sequence.cached = Some(sequence.computed);
-            self.metrics(|metrics| metrics.began(sequence.asked.request.prompt.len(), sequence.computed, sequence.asked.asked_at.elapsed()));
+            self.metrics(|metrics| {
+                metrics.began(sequence.asked.request.prompt.len(), sequence.computed, sequence.asked.asked_at.elapsed())
+            });
         }
     }
 

@@ -185,7 +185,8 @@ fn where_memory_is_short_answers_are_interrupted_and_still_the_same() {
 #[test]
 fn seeds_repeat_whatever_runs_beside_them_and_choices_differ() {
     let generator = generator(&GenerationConfig::default());
-    let request = |seed| GenerateRequest { sampling: Sampling { seed: Some(seed), ..Sampling::default() }, choices: 2, ..greedy(prompt(9, 2), 12) };
+    let request =
+        |seed| GenerateRequest { sampling: Sampling { seed: Some(seed), ..Sampling::default() }, choices: 2, ..greedy(prompt(9, 2), 12) };
     let alone = ask(&*generator, request(5));
     let beside = generator.submit(greedy(prompt(50, 7), 40)).unwrap();
     let again = ask(&*generator, request(5));
