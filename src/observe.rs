@@ -286,12 +286,16 @@ impl GenerationMetrics {
     pub fn token(&self, asked_at: std::time::Instant, before: Option<std::time::Instant>, now: std::time::Instant) {
         self.answer_tokens.increment(1);
         let (histograms, since) = before.map_or((&self.first_token, asked_at), |before| (&self.between_tokens, before));
-        histograms.iter().for_each(|histogram| histogram.record(now.saturating_duration_since(since)));
+        for histogram in histograms {
+            histogram.record(now.saturating_duration_since(since));
+        }
     }
 
     /// An answer ended; `reason` is `stop`, `length`, `abort` or `error`.
     pub fn ended(&self, took: Duration, reason: &'static str) {
-        self.duration.iter().for_each(|histogram| histogram.record(took));
+        for histogram in &self.duration {
+            histogram.record(took);
+        }
         let labels = [("model_name", self.model.to_string()), ("finished_reason", reason.to_owned())];
         metrics::counter!("vllm:request_success_total", &labels).increment(1);
     }

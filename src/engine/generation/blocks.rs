@@ -19,7 +19,7 @@ struct Content {
 #[derive(Debug, Clone, Default)]
 struct Block {
     users: u32,
-    content: Option<(Content, u64)>,
+    held: Option<(Content, u64)>,
     /// Which of its entries in the line of free blocks counts.
     stamp: u64,
 }
@@ -27,7 +27,7 @@ struct Block {
 /// All blocks of one model.
 #[derive(Debug)]
 pub(super) struct Blocks {
-    blocks: Vec<Block>,
+    all: Vec<Block>,
     known: HashMap<Content, u32>,
     /// Blocks that nobody uses, the first to go in front; entries whose stamp has passed count for nothing.
     free: VecDeque<(u32, u64)>,
@@ -39,13 +39,13 @@ pub(super) struct Blocks {
 impl Blocks {
     pub(super) fn new(count: usize) -> Self {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let blocks = vec![Block::default(); count as usize];
+        let all = vec![Block::default(); count as usize];
         let free = (0..count).map(|block| (block, 0)).collect();
-        Self { blocks, known: HashMap::new(), free, free_count: count as usize, stamps: 0, identities: RandomState::new() }
+        Self { all, known: HashMap::new(), free, free_count: count as usize, stamps: 0, identities: RandomState::new() }
     }
 
     pub(super) fn count(&self) -> usize {
-        self.blocks.len()
+        self.all.len()
     }
 
     /// Blocks that nobody uses, whatever they hold.
@@ -57,11 +57,11 @@ impl Blocks {
     pub(super) fn take(&mut self) -> Option<u32> {
         loop {
             let (id, stamp) = self.free.pop_front()?;
-            let block = &mut self.blocks[id as usize];
+            let block = &mut self.all[id as usize];
             if block.users > 0 || block.stamp != stamp {
                 continue;
             }
-            if let Some((content, _)) = block.content.take() {
+            if let Some((content, _)) = block.held.take() {
                 self.known.remove(&content);
             }
             block.users = 1;
@@ -75,8 +75,8 @@ impl Blocks {
         let (mut found, mut before) = (Vec::new(), 0);
         for tokens in tokens.as_chunks::<BLOCK_TOKENS>().0 {
             let Some(&id) = self.known.get(&Content { before, tokens: *tokens }) else { break };
-            let block = &mut self.blocks[id as usize];
-            before = block.content.map_or(0, |(_, identity)| identity);
+            let block = &mut self.all[id as usize];
+            before = block.held.map_or(0, |(_, identity)| identity);
             if block.users == 0 {
                 self.free_count -= 1;
             }
@@ -91,7 +91,7 @@ impl Blocks {
         let before = match at.checked_sub(1) {
             None => 0,
             // The one before is known to nobody: then this one never can be.
-            Some(before) => match self.blocks[blocks[before] as usize].content {
+            Some(before) => match self.all[blocks[before] as usize].held {
                 Some((_, identity)) => identity,
                 None => return,
             },
@@ -99,12 +99,12 @@ impl Blocks {
         let Some(tokens) = tokens[at * BLOCK_TOKENS..].first_chunk::<BLOCK_TOKENS>() else { return };
         let content = Content { before, tokens: *tokens };
         let identity = match self.known.get(&content) {
-            Some(&twin) => self.blocks[twin as usize].content.map_or(0, |(_, identity)| identity),
+            Some(&twin) => self.all[twin as usize].held.map_or(0, |(_, identity)| identity),
             None => self.identities.hash_one(content) | 1,
         };
-        let block = &mut self.blocks[blocks[at] as usize];
-        if block.content.is_none() {
-            block.content = Some((content, identity));
+        let block = &mut self.all[blocks[at] as usize];
+        if block.held.is_none() {
+            block.held = Some((content, identity));
             self.known.entry(content).or_insert(blocks[at]);
         }
     }
@@ -112,7 +112,7 @@ impl Blocks {
     /// A sequence lets go of its blocks.
     pub(super) fn release(&mut self, blocks: &mut Vec<u32>) {
         for id in blocks.drain(..).rev() {
-            let block = &mut self.blocks[id as usize];
+            let block = &mut self.all[id as usize];
             block.users -= 1;
             if block.users > 0 {
                 continue;
@@ -121,10 +121,10 @@ impl Blocks {
             block.stamp = self.stamps;
             self.free_count += 1;
             // What nobody can find again goes first.
-            match block.content {
+            match block.held {
                 Some((content, _)) if self.known.get(&content) == Some(&id) => self.free.push_back((id, self.stamps)),
                 _ => {
-                    block.content = None;
+                    block.held = None;
                     self.free.push_front((id, self.stamps));
                 }
             }
@@ -134,9 +134,9 @@ impl Blocks {
 
     /// Drops entries that count for nothing, once they are the larger part.
     fn tidy(&mut self) {
-        if self.free.len() > 2 * self.blocks.len() + 64 {
-            let blocks = &self.blocks;
-            self.free.retain(|(id, stamp)| blocks[*id as usize].users == 0 && blocks[*id as usize].stamp == *stamp);
+        if self.free.len() > 2 * self.all.len() + 64 {
+            let all = &self.all;
+            self.free.retain(|(id, stamp)| all[*id as usize].users == 0 && all[*id as usize].stamp == *stamp);
         }
     }
 }

@@ -69,13 +69,15 @@ fn within(name: &str, value: f32, least: f32, most: f32) -> Result<(), String> {
     if value >= least && value <= most {
         return Ok(());
     }
-    let least = if least == f32::MIN_POSITIVE { "above 0".to_owned() } else { format!("at least {least}") };
+    let least = if least > 0.0 && least < 1e-30 { "above 0".to_owned() } else { format!("at least {least}") };
     Err(format!("{name} must be {least} and at most {most}, got {value}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Change<'a> = &'a dyn Fn(&mut GenerateRequest);
 
     fn refusal(change: impl Fn(&mut GenerateRequest)) -> Option<String> {
         let info = GeneratorInfo { context_length: 8, vocabulary: 100, ..GeneratorInfo::default() };
@@ -92,7 +94,7 @@ mod tests {
 
     #[test]
     fn what_can_never_be_answered_is_told_so() {
-        let cases: [(&dyn Fn(&mut GenerateRequest), &str); 14] = [
+        let cases: [(Change<'_>, &str); 14] = [
             (&|request| request.prompt.clear(), "the prompt is empty"),
             (&|request| request.prompt = vec![1; 8], "maximum context length is 8 tokens"),
             (&|request| request.prompt = vec![100], "token 100 is none of this model's 100"),

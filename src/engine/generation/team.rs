@@ -95,7 +95,7 @@ impl Team {
         shared.done.store(0, Ordering::Relaxed);
         #[expect(unsafe_code, reason = "a borrowed function is lent to threads that live longer")]
         // SAFETY: only the lifetime changes; nobody follows the pointer after this function returns, see `SharedWork`.
-        let lent: Work = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), Work>(std::ptr::from_ref(work)) };
+        let lent: Work = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work) };
         shared.call(SharedWork { work: lent, tasks });
         let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(tasks, work)));
         wait_until(|| shared.done.load(Ordering::Acquire) == self.threads.len());

@@ -87,7 +87,7 @@ impl HuggingFaceLoader {
             chat_template: folder.chat_template()?,
             weights,
         };
-        generation::load_folder(files, flags.max_model_len, options, &self.generation)
+        generation::load_folder(&files, flags.max_model_len, options, &self.generation)
     }
 }
 

@@ -89,7 +89,7 @@ impl Runner {
         let (hidden, queries, kv) = (architecture.hidden, architecture.query_width(), architecture.kv_width());
         let width = queries + 2 * kv;
         let Self { team, level, work } = self;
-        work.prepare(team, *level, Source::Hidden(&layer.attention_norm), architecture, tokens, layer.qkv_quantised);
+        work.prepare(team, *level, &Source::Hidden(&layer.attention_norm), architecture, tokens, layer.qkv_quantised);
         work.qkv.resize(tokens * width, 0.0);
         let mut offset = 0;
         let jobs: Vec<Job<'_>> = layer.qkv.iter().map(|matrix| Job::behind(matrix, &mut offset)).collect();
@@ -107,12 +107,12 @@ impl Runner {
         let architecture = &decoder.architecture;
         let width = architecture.feed_forward;
         let Self { team, level, work } = self;
-        work.prepare(team, *level, Source::Hidden(&layer.feed_forward_norm), architecture, tokens, layer.gate_up_quantised);
+        work.prepare(team, *level, &Source::Hidden(&layer.feed_forward_norm), architecture, tokens, layer.gate_up_quantised);
         work.gates.resize(tokens * 2 * width, 0.0);
         let mut offset = 0;
         let jobs: Vec<Job<'_>> = layer.gate_up.iter().map(|matrix| Job::behind(matrix, &mut offset)).collect();
         multiply(team, *level, &work.input, &jobs, &mut work.gates, 2 * width, false);
-        work.prepare(team, *level, Source::Gates, architecture, tokens, layer.down.layout().is_quantised());
+        work.prepare(team, *level, &Source::Gates, architecture, tokens, layer.down.layout().is_quantised());
         let jobs = [Job { matrix: &layer.down, offset: 0 }];
         work.add(team, *level, &jobs, architecture, layer.post_feed_forward_norm.as_deref(), architecture.hidden);
     }
@@ -125,7 +125,7 @@ impl Runner {
         for (to, &from) in wanted.iter().enumerate() {
             work.hidden.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
         }
-        work.prepare(team, *level, Source::Hidden(&decoder.norm), architecture, wanted.len(), head.layout().is_quantised());
+        work.prepare(team, *level, &Source::Hidden(&decoder.norm), architecture, wanted.len(), head.layout().is_quantised());
         work.logits.resize(wanted.len() * head.rows(), 0.0);
         multiply(team, *level, &work.input, &[Job { matrix: head, offset: 0 }], &mut work.logits, head.rows(), false);
         if architecture.logit_cap > 0.0 {
@@ -156,9 +156,9 @@ enum Source<'a> {
 
 impl Work {
     /// Makes the input of the next matrices.
-    fn prepare(&mut self, team: &mut Team, level: Level, source: Source<'_>, architecture: &Architecture, tokens: usize, quantised: bool) {
+    fn prepare(&mut self, team: &mut Team, level: Level, source: &Source<'_>, architecture: &Architecture, tokens: usize, quantised: bool) {
         let (hidden, feed_forward) = (architecture.hidden, architecture.feed_forward);
-        match source {
+        match *source {
             Source::Hidden(weight) => {
                 self.normed.resize(tokens * hidden, 0.0);
                 let (numbers, epsilon) = (&self.hidden, architecture.norm_epsilon);

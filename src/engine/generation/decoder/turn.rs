@@ -76,12 +76,13 @@ pub(super) fn turn_and_store(team: &mut Team, level: Level, step: &Step<'_>, sto
         Slots { stride: store.block_stride(), starts: (0..architecture.kv_heads).map(|head| store.offset(step.index, head)).collect() };
     let (qkv, numbers) = (Scatter::new(qkv), Scatter::new(store.numbers_mut()));
     team.run(step.tokens.div_ceil(TOKENS_PER_TASK), &|task| {
-        for token in task * TOKENS_PER_TASK..((task + 1) * TOKENS_PER_TASK).min(step.tokens) {
+        let first = task * TOKENS_PER_TASK;
+        for (token, &place) in places.iter().enumerate().skip(first).take(TOKENS_PER_TASK) {
             #[expect(unsafe_code, reason = "threads write to one buffer")]
             // SAFETY: each token belongs to one task, and each task runs once.
             let row = unsafe { qkv.part(token * width..(token + 1) * width) };
             make_ready(level, step, table, token, row);
-            remember(architecture, &slots, places[token], &row[architecture.query_width()..], &numbers);
+            remember(architecture, &slots, place, &row[architecture.query_width()..], &numbers);
         }
     });
 }
@@ -114,7 +115,9 @@ fn make_ready(level: Level, step: &Step<'_>, table: &Table, token: usize, row: &
             table.turn(token, head);
         }
     }
-    queries.iter_mut().for_each(|number| *number *= architecture.query_scale);
+    for number in queries {
+        *number *= architecture.query_scale;
+    }
 }
 
 /// Where the heads of a layer lie in a block.

@@ -163,7 +163,9 @@ impl Decoder {
         };
         dequantise(stored.dtype, stored.row(id as usize), out);
         let scale = self.architecture.embedding_scale;
-        out.iter_mut().for_each(|number| *number *= scale);
+        for number in out {
+            *number *= scale;
+        }
     }
 }
 
@@ -206,7 +208,9 @@ impl<'a> Finder<'a, '_> {
     /// A norm's weights.
     fn norm(&self, name: &str, length: usize) -> Result<Vec<f32>, String> {
         let mut weights = self.vector(name, length)?;
-        weights.iter_mut().for_each(|weight| *weight += self.architecture.norm_offset);
+        for weight in &mut weights {
+            *weight += self.architecture.norm_offset;
+        }
         Ok(weights)
     }
 

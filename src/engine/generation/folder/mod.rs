@@ -37,7 +37,7 @@ pub struct FolderFiles {
 /// # Errors
 /// `InvalidModel` that names the file and what in it is wrong or not supported.
 pub fn load_folder(
-    files: FolderFiles,
+    files: &FolderFiles,
     context_wanted: Option<usize>,
     options: &LoadOptions,
     config: &GenerationConfig,
@@ -46,7 +46,7 @@ pub fn load_folder(
     let architecture = architecture::architecture(&files.config).map_err(of("config.json"))?;
     let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(|error| of("tokenizer.json")(error.to_string()))?;
     let tokenizer = TextTokenizer::new(tokenizer);
-    let info = info(&files, &tokenizer);
+    let info = info(files, &tokenizer);
     let source = Arc::new(SafetensorsFiles::open(&files.weights).map_err(LoadError::InvalidModel)?);
     let ingredients = Ingredients { source, names: Names::HuggingFace, architecture, tokenizer, info, platform: "kserved_huggingface" };
     start(ingredients, context_wanted, options, config).map_err(of("model.safetensors"))

@@ -290,7 +290,9 @@ pub(in crate::engine::generation) mod tests {
         pub(in crate::engine::generation) fn texts(self, name: &str, values: &[&str]) -> Self {
             let mut bytes = 8_u32.to_le_bytes().to_vec();
             bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| text(&mut bytes, value));
+            for value in values {
+                text(&mut bytes, value);
+            }
             self.raw(name, 9, &bytes)
         }
 
@@ -308,7 +310,9 @@ pub(in crate::engine::generation) mod tests {
             for (name, shape, kind, bytes) in &self.tensors {
                 text(&mut file, name);
                 file.extend(u32::try_from(shape.len()).unwrap().to_le_bytes());
-                shape.iter().for_each(|size| file.extend(size.to_le_bytes()));
+                for size in shape {
+                    file.extend(size.to_le_bytes());
+                }
                 file.extend(kind.to_le_bytes());
                 file.extend(offset.to_le_bytes());
                 offset += (bytes.len() as u64).next_multiple_of(32);

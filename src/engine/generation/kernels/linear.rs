@@ -165,12 +165,13 @@ fn halves<V: Lanes, const T: usize>(panel: &[u8], tokens: &[&[Group]; T]) -> [V;
         for at in first..first + 8 {
             let factors = [cut::<16>(&mut panel), cut::<16>(&mut panel)];
             let scales = [scale.mul(V::load_i8(factors[0])), scale.mul(V::load_i8(factors[1]))];
-            let [a, b, c, d, e, f, g, h] = values::<V, false>(&mut panel);
+            let values = values::<V, false>(&mut panel);
+            let (first_half, second_half) = ([values[0], values[1], values[2], values[3]], [values[4], values[5], values[6], values[7]]);
             for (total, token) in totals.iter_mut().zip(tokens) {
                 let group = &token[at];
                 let [q0, q1, q2, q3, q4, q5, q6, q7] = group.quads;
-                let one = products::<V, true, 4>(-OFFSET * group.sums[0], [a, b, c, d], [q0, q1, q2, q3]);
-                let other = products::<V, true, 4>(-OFFSET * group.sums[1], [e, f, g, h], [q4, q5, q6, q7]);
+                let one = products::<V, true, 4>(-OFFSET * group.sums[0], first_half, [q0, q1, q2, q3]);
+                let other = products::<V, true, 4>(-OFFSET * group.sums[1], second_half, [q4, q5, q6, q7]);
                 let token_scale = V::splat(group.scale);
                 *total = V::from_whole(one).fma(scales[0].mul(token_scale), *total);
                 *total = V::from_whole(other).fma(scales[1].mul(token_scale), *total);

@@ -69,7 +69,7 @@ fn silu<V: Lanes>(x: V) -> V {
 /// `x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 x^3))`, which is the form with `tanh`.
 #[inline(always)]
 fn gelu_tanh<V: Lanes>(x: V) -> V {
-    const TWICE_ROOT: f32 = 1.595_769_1;
+    const TWICE_ROOT: f32 = 1.595_769;
     let inner = x.mul(x).mul(x).fma(V::splat(0.044_715), x).mul(V::splat(-TWICE_ROOT));
     x.div(V::splat(1.0).add(inner.exp()))
 }

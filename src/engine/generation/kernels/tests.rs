@@ -152,6 +152,8 @@ fn bytes_times_their_scale_are_the_numbers_within_half_a_step() {
     assert_eq!(nothing[0], bytemuck::Zeroable::zeroed());
 }
 
+type Body<'a> = &'a dyn Fn(Level, &mut [f32]);
+
 fn near(found: &[f32], exact: impl Iterator<Item = f64>, slack: f64) {
     for (at, (found, exact)) in found.iter().zip(exact).enumerate() {
         assert!((f64::from(*found) - exact).abs() <= slack * exact.abs().max(1.0), "number {at}: {found} and {exact}");
@@ -168,7 +170,7 @@ fn norms_and_activations_are_right_and_the_same_on_every_level() {
         body(level, &mut out);
         out
     };
-    let bodies: [&dyn Fn(Level, &mut [f32]); 4] = [
+    let bodies: [Body<'_>; 4] = [
         &|level, out| rms_norm(level, &x, &weight, 1e-5, out),
         &|level, out| gated(level, Activation::Silu, &wide, &weight, out),
         &|level, out| gated(level, Activation::GeluTanh, &wide, &weight, out),

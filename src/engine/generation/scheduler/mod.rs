@@ -167,8 +167,9 @@ impl Scheduler {
     }
 
     fn end_all(&mut self, reason: &FinishReason) {
-        let waiting = self.waiting.iter_mut().flat_map(std::mem::take);
-        for mut sequence in waiting.chain(self.running.drain(..)) {
+        let waiting: Vec<Sequence> = self.waiting.iter_mut().flat_map(std::mem::take).collect();
+        self.left_the_line(waiting.len());
+        for mut sequence in waiting.into_iter().chain(self.running.drain(..)) {
             self.blocks.release(&mut sequence.blocks);
             sequence.finish(reason.clone());
         }
@@ -240,9 +241,8 @@ impl Scheduler {
         }
         if sequence.cached.is_none() {
             sequence.cached = Some(sequence.computed);
-            self.metrics(|metrics| {
-                metrics.began(sequence.asked.request.prompt.len(), sequence.computed, sequence.asked.asked_at.elapsed())
-            });
+            let (prompt, waited) = (sequence.asked.request.prompt.len(), sequence.asked.since.elapsed());
+            self.metrics(|metrics| metrics.began(prompt, sequence.computed, waited));
         }
     }
 
@@ -254,14 +254,11 @@ impl Scheduler {
             return;
         }
         let wanted = plan::wanted(&self.running, &parts);
-        let computed = self.compute(&parts, &wanted);
-        match computed {
-            Ok(logits) => self.tell(&parts, &wanted, logits),
-            Err(()) => {
-                tracing::error!("a step of a language model failed; its answers end");
-                self.end_all(&FinishReason::Failed("the model failed on this step".to_owned()));
-            }
+        if let Some(logits) = self.compute(&parts, &wanted) {
+            return self.tell(&parts, &wanted, logits);
         }
+        tracing::error!("a step of a language model failed; its answers end");
+        self.end_all(&FinishReason::Failed("the model failed on this step".to_owned()));
     }
 
     /// Gives each part the blocks it needs. Where there are too few, the answer that began last gives up its own, and
@@ -275,16 +272,14 @@ impl Scheduler {
             let needed = (self.running[part.sequence].computed + part.tokens).div_ceil(BLOCK_TOKENS);
             let mut gone = false;
             while self.running[part.sequence].blocks.len() < needed {
-                match self.blocks.take() {
-                    Some(block) => self.running[part.sequence].blocks.push(block),
-                    None => {
-                        let last = self.running.len() - 1;
-                        self.preempt();
-                        gone = last == part.sequence;
-                        if gone {
-                            break;
-                        }
-                    }
+                if let Some(block) = self.blocks.take() {
+                    self.running[part.sequence].blocks.push(block);
+                    continue;
+                }
+                gone = part.sequence + 1 == self.running.len();
+                self.preempt();
+                if gone {
+                    break;
                 }
             }
             if gone {
@@ -306,8 +301,8 @@ impl Scheduler {
         self.waiting[sequence.asked.request.priority.lane()].push_front(sequence);
     }
 
-    /// The logits of the wanted tokens.
-    fn compute(&mut self, parts: &[Part], wanted: &[usize]) -> Result<Vec<f32>, ()> {
+    /// The logits of the wanted tokens; nothing where the step failed.
+    fn compute(&mut self, parts: &[Part], wanted: &[usize]) -> Option<Vec<f32>> {
         let segment = |part: &Part| {
             let sequence = &self.running[part.sequence];
             let tokens = &sequence.tokens[sequence.computed..sequence.computed + part.tokens];
@@ -316,10 +311,10 @@ impl Scheduler {
         let segments: Vec<Segment<'_>> = parts.iter().map(segment).collect();
         let Parts { runner, decoder, store, inbox, .. } = &mut self.parts;
         let threads = runner.team().threads();
-        let mut logits = Err(());
+        let mut logits = None;
         let mut step = || {
             let result = catch_unwind(AssertUnwindSafe(|| runner.step(decoder, store, &segments, wanted).to_vec()));
-            logits = result.map_err(drop);
+            logits = result.ok();
         };
         match inbox.turns.get() {
             Some(turns) => turns.run(threads, &mut step),
@@ -350,7 +345,7 @@ impl Scheduler {
                 if complete && position + 1 == sequence.computed {
                     let reason = sequence.grow(&ends, logits);
                     if let Some(metrics) = self.parts.inbox.metrics.get() {
-                        metrics.token(sequence.asked.asked_at, sequence.last_token_at.replace(now), now);
+                        metrics.token(sequence.asked.since, sequence.last_token_at.replace(now), now);
                     }
                     done.extend(reason.map(|reason| (part.sequence, reason)));
                 }
@@ -361,7 +356,7 @@ impl Scheduler {
         for (at, reason) in done.into_iter().rev() {
             let mut sequence = self.running.remove(at);
             self.blocks.release(&mut sequence.blocks);
-            self.metrics(|metrics| metrics.ended(sequence.asked.asked_at.elapsed(), reason_name(&reason)));
+            self.metrics(|metrics| metrics.ended(sequence.asked.since.elapsed(), reason_name(&reason)));
             sequence.finish(reason);
         }
     }

@@ -34,7 +34,7 @@ pub(super) struct Asked {
     sink: EventSink,
     prompt_told: AtomicBool,
     prompt_logprobs: Mutex<Vec<Logprobs>>,
-    pub(super) asked_at: Instant,
+    pub(super) since: Instant,
 }
 
 /// One answer.
@@ -85,7 +85,7 @@ pub(super) fn choices(request: GenerateRequest, sink: EventSink, now: Instant, c
     let room = context_length.saturating_sub(request.prompt.len());
     let most_tokens = request.max_tokens.unwrap_or(room).min(room);
     let (prompt_told, prompt_logprobs) = (AtomicBool::new(false), Mutex::default());
-    let asked = Arc::new(Asked { request, sink, prompt_told, prompt_logprobs, asked_at: now });
+    let asked = Arc::new(Asked { request, sink, prompt_told, prompt_logprobs, since: now });
     let request = &asked.request;
     let sequence = |choice| Sequence {
         asked: Arc::clone(&asked),

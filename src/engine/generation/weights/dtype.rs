@@ -77,7 +77,7 @@ impl Dtype {
         if !columns.is_multiple_of(self.block()) {
             return None;
         }
-        (count / self.block()).checked_mul(self.block_bytes()).filter(|&bytes| bytes <= isize::MAX as usize)
+        (count / self.block()).checked_mul(self.block_bytes()).filter(|&bytes| isize::try_from(bytes).is_ok())
     }
 
     fn entry(self) -> (Self, u32, usize, usize) {

@@ -75,8 +75,8 @@ fn put(dtype: Dtype, block: &[u8], part: &mut [u8], lane: usize) {
 }
 
 /// The bytes of a lane in a line of sixteen.
-fn lane_of(line: &mut [u8], lane: usize, width: usize) -> &mut [u8] {
-    &mut line[lane * width..(lane + 1) * width]
+fn lane_of(sixteen: &mut [u8], lane: usize, width: usize) -> &mut [u8] {
+    &mut sixteen[lane * width..(lane + 1) * width]
 }
 
 /// A scale and a least value, which begin a block.
@@ -107,12 +107,12 @@ fn k_nibbles(nibbles: &[u8], group: usize) -> [u8; GROUP] {
     std::array::from_fn(|column| bytes[column] >> (4 * (group % 2)) & 15)
 }
 
-fn put_k(block: &[u8], part: &mut [u8], lane: usize, value_bytes: usize, put_values: impl Fn(usize, &mut [u8])) {
+fn put_k(source: &[u8], part: &mut [u8], lane: usize, value_bytes: usize, put_values: impl Fn(usize, &mut [u8])) {
     let (heads, groups) = part.split_at_mut(64);
-    put_two(heads, lane, block);
+    put_two(heads, lane, source);
     for (group, bytes) in groups.chunks_exact_mut(32 + value_bytes).enumerate() {
         let (factors, values) = bytes.split_at_mut(32);
-        let (scale, least) = k_factors(&block[4..16], group);
+        let (scale, least) = k_factors(&source[4..16], group);
         factors[lane] = scale;
         factors[16 + lane] = least;
         put_values(group, values);
