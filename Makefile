@@ -103,6 +103,10 @@ bench-many: build ## 10,000 resources in one folder: start, memory, and from an 
 bench-shared-memory: build ## a 13 MB picture through shared memory and over every wire against ONNX Runtime in process
 	$(call measure,shared_memory)
 
+.PHONY: bench-downloads
+bench-downloads: build ## a file of 2 GiB over loopback against curl: rate and memory, hash verification on
+	$(call measure,downloads)
+
 .PHONY: bench-codecs
 bench-codecs: setup ## reading and writing JSON and binary tensors against the fastest parser alone
 	$(PYTHON) benches/serving/codecs.py

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or a wrong configuration, 130 and 143 ended at once by a signal.
 
 mod age;
+mod cache;
 mod client;
 mod config;
 mod describe;
@@ -11,8 +12,11 @@ mod infer;
 mod kind;
 mod npy;
 mod optimise_graph;
+mod pull;
 mod serve;
 mod settings;
+mod size;
+mod storage;
 mod table;
 mod validate;
 
@@ -44,6 +48,10 @@ enum Command {
     Describe(describe::Arguments),
     /// Send a request to a service and print its answer.
     Infer(infer::Arguments),
+    /// Fetch models into the cache before anybody serves them.
+    Pull(Box<pull::Arguments>),
+    /// Look at the fetched models, keep or remove them, carry them to another machine.
+    Cache(Box<cache::Arguments>),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::Arguments),
@@ -83,6 +91,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Get(arguments) => client::block_on(get::run(&arguments, out)),
         Command::Describe(arguments) => client::block_on(describe::run(&arguments, out)),
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),
+        Command::Pull(arguments) => client::block_on(pull::run(&arguments, out)),
+        Command::Cache(arguments) => cache::run(&arguments, out),
         Command::Config(arguments) => config::run(arguments, out),
         Command::OptimiseGraph(arguments) => optimise_graph::run(&arguments),
         Command::Completions { shell } => {

@@ -34,6 +34,40 @@ pub fn model_load_failed() {
     metrics::counter!("kserved_model_load_failures_total").increment(1);
 }
 
+/// Bytes of models that came over the network.
+pub fn downloaded_bytes(bytes: u64) {
+    static COUNTER: OnceLock<metrics::Counter> = OnceLock::new();
+    COUNTER.get_or_init(|| metrics::counter!("kserved_download_bytes_total")).increment(bytes);
+}
+
+/// A request for a model's bytes is made again; `reason` is `refused`, `busy`, `cut`, `stalled`, `changed` or `digest`.
+pub fn download_retried(reason: &'static str) {
+    metrics::counter!("kserved_download_retries_total", "reason" => reason).increment(1);
+}
+
+/// A model was fetched from its source; took that long.
+pub fn model_downloaded(took: Duration) {
+    metrics::histogram!("kserved_download_seconds").record(took);
+}
+
+/// A model was looked for in the cache: `hit` or `miss`.
+pub fn cache_asked(result: &'static str) {
+    metrics::counter!("kserved_cache_lookups_total", "result" => result).increment(1);
+}
+
+/// A model was removed from the cache to make room.
+pub fn cache_evicted() {
+    metrics::counter!("kserved_cache_evictions_total").increment(1);
+}
+
+/// Bytes of the cache on the disk: whole models, and downloads that did not end yet.
+pub fn cache_bytes(models: u64, partial: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "a disk has less than 2^52 bytes")]
+    let as_float = |bytes: u64| bytes as f64;
+    metrics::gauge!("kserved_cache_bytes", "of" => "models").set(as_float(models));
+    metrics::gauge!("kserved_cache_bytes", "of" => "unfinished").set(as_float(partial));
+}
+
 /// Bytes that all models may take together.
 pub fn memory_limit(bytes: u64) {
     #[expect(clippy::cast_precision_loss, reason = "memory is far smaller than 2^52 bytes")]
@@ -154,7 +188,7 @@ impl PoolMetrics {
 pub struct AnsweredMetrics {
     model: Arc<str>,
     stages: OnceLock<[metrics::Histogram; 3]>,
-    requests: [OnceLock<(metrics::Counter, metrics::Histogram)>; 3],
+    requests: [OnceLock<(metrics::Counter, metrics::Histogram)>; 4],
 }
 
 impl AnsweredMetrics {
@@ -164,7 +198,7 @@ impl AnsweredMetrics {
         Self { model: Arc::clone(model), stages: OnceLock::new(), requests: Default::default() }
     }
 
-    /// One answered request over the protocol at `slot` (0, 1 or 2), whose name and success code are given.
+    /// One answered request over the protocol at `slot` (0 to 3), whose name and success code are given.
     pub fn request(&self, slot: usize, protocol: &'static str, code: &'static str, time: Duration) {
         let Some(place) = self.requests.get(slot) else { return request(&self.model, protocol, code, time) };
         let (count, seconds) = place.get_or_init(|| {
@@ -189,6 +223,58 @@ impl AnsweredMetrics {
         preprocess.record(parse);
         predict.record(run);
         postprocess.record(encode);
+    }
+}
+
+/// What callers of a language model see of it, under vLLM's names and those of OpenTelemetry's GenAI conventions.
+#[derive(Debug, Clone)]
+pub struct GenerationMetrics {
+    model: Arc<str>,
+}
+
+impl GenerationMetrics {
+    /// The metrics of a model, which a resource names, so the label is bounded.
+    #[must_use]
+    pub fn new(model: &Arc<str>) -> Self {
+        Self { model: Arc::clone(model) }
+    }
+
+    /// A prompt of so many tokens was read.
+    pub fn prompt(&self, tokens: usize) {
+        metrics::counter!("vllm:prompt_tokens_total", "model_name" => self.label()).increment(tokens as u64);
+        self.token_usage("input", tokens);
+    }
+
+    /// An answer's first token came, that long after its request.
+    pub fn first_token(&self, after: Duration) {
+        metrics::histogram!("vllm:time_to_first_token_seconds", "model_name" => self.label()).record(after);
+        metrics::histogram!("gen_ai_server_time_to_first_token_seconds", "gen_ai_request_model" => self.label()).record(after);
+    }
+
+    /// A further token came, that long after the one before.
+    pub fn next_token(&self, after: Duration) {
+        metrics::histogram!("vllm:inter_token_latency_seconds", "model_name" => self.label()).record(after);
+        metrics::histogram!("gen_ai_server_time_per_output_token_seconds", "gen_ai_request_model" => self.label()).record(after);
+    }
+
+    /// An answer of so many tokens ended, that long after its request; `reason` is `stop`, `length` or `error`.
+    pub fn ended(&self, reason: &'static str, tokens: usize, after: Duration) {
+        metrics::counter!("vllm:generation_tokens_total", "model_name" => self.label()).increment(tokens as u64);
+        metrics::counter!("vllm:request_success_total", "model_name" => self.label(), "finished_reason" => reason).increment(1);
+        metrics::histogram!("vllm:e2e_request_latency_seconds", "model_name" => self.label()).record(after);
+        metrics::histogram!("gen_ai_server_request_duration_seconds", "gen_ai_request_model" => self.label()).record(after);
+        self.token_usage("output", tokens);
+    }
+
+    fn token_usage(&self, kind: &'static str, tokens: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a context is far shorter than 2^52")]
+        let tokens = tokens as f64;
+        metrics::histogram!("gen_ai_client_token_usage", "gen_ai_request_model" => self.label(), "gen_ai_token_type" => kind)
+            .record(tokens);
+    }
+
+    fn label(&self) -> Arc<str> {
+        Arc::clone(&self.model)
     }
 }
 
@@ -233,71 +319,39 @@ pub fn canary_judged(verdict: &'static str) {
     metrics::counter!("kserved_canaries_judged_total", "verdict" => verdict).increment(1);
 }
 
-/// The metrics of a model that writes text, under vLLM's names and those of OpenTelemetry's conventions for generative AI,
-/// looked up once; label `model_name`.
+/// How a language model's steps share its memory and time, under vLLM's names, looked up once; label `model_name`.
 #[derive(Debug, Clone)]
-pub struct GenerationMetrics {
-    model: Arc<str>,
-    first_token: [metrics::Histogram; 2],
-    between_tokens: [metrics::Histogram; 2],
-    duration: [metrics::Histogram; 2],
+pub struct StepMetrics {
     queue: metrics::Histogram,
-    prompt_tokens: metrics::Counter,
-    cached_tokens: metrics::Counter,
-    answer_tokens: metrics::Counter,
+    prefix_queries: metrics::Counter,
+    prefix_hits: metrics::Counter,
     preemptions: metrics::Counter,
     running: metrics::Gauge,
     waiting: metrics::Gauge,
     kv_usage: metrics::Gauge,
 }
 
-impl GenerationMetrics {
+impl StepMetrics {
     /// The metrics of a model.
     #[must_use]
     pub fn new(model: &str) -> Self {
-        let model: Arc<str> = model.into();
-        let vllm = || [("model_name", model.to_string())];
-        let otel = || [("gen_ai_operation_name", "chat".to_owned()), ("gen_ai_request_model", model.to_string())];
-        let both = |ours: &'static str, theirs: &'static str| [metrics::histogram!(ours, &vllm()), metrics::histogram!(theirs, &otel())];
+        let labels = [("model_name", model.to_owned())];
         Self {
-            first_token: both("vllm:time_to_first_token_seconds", "gen_ai_server_time_to_first_token_seconds"),
-            between_tokens: both("vllm:time_per_output_token_seconds", "gen_ai_server_time_per_output_token_seconds"),
-            duration: both("vllm:e2e_request_latency_seconds", "gen_ai_server_request_duration_seconds"),
-            queue: metrics::histogram!("vllm:request_queue_time_seconds", &vllm()),
-            prompt_tokens: metrics::counter!("vllm:prompt_tokens_total", &vllm()),
-            cached_tokens: metrics::counter!("vllm:prefix_cache_hits_total", &vllm()),
-            answer_tokens: metrics::counter!("vllm:generation_tokens_total", &vllm()),
-            preemptions: metrics::counter!("vllm:num_preemptions_total", &vllm()),
-            running: metrics::gauge!("vllm:num_requests_running", &vllm()),
-            waiting: metrics::gauge!("vllm:num_requests_waiting", &vllm()),
-            kv_usage: metrics::gauge!("vllm:kv_cache_usage_perc", &vllm()),
-            model,
+            queue: metrics::histogram!("vllm:request_queue_time_seconds", &labels),
+            prefix_queries: metrics::counter!("vllm:prefix_cache_queries_total", &labels),
+            prefix_hits: metrics::counter!("vllm:prefix_cache_hits_total", &labels),
+            preemptions: metrics::counter!("vllm:num_preemptions_total", &labels),
+            running: metrics::gauge!("vllm:num_requests_running", &labels),
+            waiting: metrics::gauge!("vllm:num_requests_waiting", &labels),
+            kv_usage: metrics::gauge!("vllm:kv_cache_usage_perc", &labels),
         }
     }
 
     /// An answer began after it waited: so many tokens of prompt, of which so many were there already.
     pub fn began(&self, prompt: usize, cached: usize, waited: Duration) {
-        self.prompt_tokens.increment(prompt as u64);
-        self.cached_tokens.increment(cached as u64);
+        self.prefix_queries.increment(prompt as u64);
+        self.prefix_hits.increment(cached as u64);
         self.queue.record(waited);
-    }
-
-    /// A token came now: the first one since it was asked for, or one after another.
-    pub fn token(&self, asked_at: std::time::Instant, before: Option<std::time::Instant>, now: std::time::Instant) {
-        self.answer_tokens.increment(1);
-        let (histograms, since) = before.map_or((&self.first_token, asked_at), |before| (&self.between_tokens, before));
-        for histogram in histograms {
-            histogram.record(now.saturating_duration_since(since));
-        }
-    }
-
-    /// An answer ended; `reason` is `stop`, `length`, `abort` or `error`.
-    pub fn ended(&self, took: Duration, reason: &'static str) {
-        for histogram in &self.duration {
-            histogram.record(took);
-        }
-        let labels = [("model_name", self.model.to_string()), ("finished_reason", reason.to_owned())];
-        metrics::counter!("vllm:request_success_total", &labels).increment(1);
     }
 
     /// An answer had to forget its keys and values.

@@ -90,8 +90,10 @@ impl Server {
         let banner = Banner::new(&config, http_address, grpc_address);
         banner.start(onnx.library_info());
         let mut engines = EngineRegistry::default();
-        engines.add("onnx", Arc::new(onnx));
-        engines.add("huggingface", Arc::new(HuggingFaceLoader::new(config.huggingface.clone(), config.generation.clone())));
+        let onnx = Arc::new(onnx);
+        let huggingface = HuggingFaceLoader::new(config.huggingface.clone(), config.generation.clone(), Arc::clone(&onnx) as Arc<_>);
+        engines.add("huggingface", Arc::new(huggingface));
+        engines.add("onnx", onnx);
         let (router, (repository, commands)) = (Router::default(), Repository::channel());
         let storage = Storage::new(config.storage.clone());
         let announce = Box::new(move |model: &control::ModelReady| banner.model_ready(model));

@@ -14,6 +14,10 @@ const SECONDS_BUCKETS: [f64; 20] =
 /// Bounds in bytes, from a number to a film.
 const BYTES_BUCKETS: [f64; 10] = [64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 16_777_216.0, 268_435_456.0];
 
+/// Bounds in tokens: the GenAI conventions' own.
+const TOKEN_BUCKETS: [f64; 14] =
+    [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0];
+
 /// Parts that tell more than a person wants to read, unless `log.level` names them: ONNX Runtime's binding says at
 /// `info` what each session does.
 const QUIET: &str = "ort=warn";
@@ -89,7 +93,8 @@ pub fn install_metrics() -> Result<Metrics, TelemetryError> {
 fn builder() -> Result<PrometheusBuilder, BuildError> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
-        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_token_usage".to_owned()), &TOKEN_BUCKETS)
 }
 
 type Subscriber = Box<dyn tracing::Subscriber + Send + Sync>;

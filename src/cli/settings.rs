@@ -56,7 +56,10 @@ impl Settings {
     /// The configuration that these flags, the environment and the file make.
     pub(super) fn load(&self) -> Result<Loaded, ConfigError> {
         let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        load(Sources { file: self.config.clone(), env: env.collect(), flags: self.overrides() })
+        let env: Vec<(String, String)> = env.collect();
+        let mut flags = offline_by(&env);
+        flags.extend(self.overrides());
+        load(Sources { file: self.config.clone(), env, flags })
     }
 
     fn overrides(&self) -> Vec<Override> {
@@ -81,6 +84,15 @@ impl Settings {
     }
 }
 
+/// What Hugging Face's own tools understand by being offline holds here too.
+fn offline_by(env: &[(String, String)]) -> Vec<Override> {
+    const NAME: &str = "HF_HUB_OFFLINE";
+    let yes = |value: &str| ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str());
+    let set = env.iter().any(|(name, value)| name == NAME && yes(value));
+    let origin = Origin::Env(NAME.to_owned());
+    set.then(|| Override { key: "storage.offline".to_owned(), text: Text::One("true".to_owned()), origin }).into_iter().collect()
+}
+
 fn change(key: &str, text: Text, flag: &str) -> Override {
     Override { key: key.to_owned(), text, origin: Origin::Flag(flag.to_owned()) }
 }
@@ -93,6 +105,12 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hugging_faces_variable_for_being_offline_counts() {
+        let with = |value: &str| offline_by(&[("HF_HUB_OFFLINE".to_owned(), value.to_owned())]).len();
+        assert_eq!([with("1"), with("TRUE"), with("0"), with("")], [1, 1, 0, 0]);
+    }
 
     #[test]
     fn flags_become_changes_and_set_comes_last() {

@@ -9,6 +9,8 @@
 #[expect(missing_docs, clippy::pedantic, reason = "generated from open_inference.proto and compared by tests/it/generated_code.rs")]
 pub mod open_inference;
 
+pub mod chat;
+pub mod fields;
 mod grpc_contents;
 mod json;
 #[cfg(test)]

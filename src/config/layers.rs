@@ -23,11 +23,13 @@ const PATHS: [&str; 9] = [
 ];
 
 /// Short names of variables, like the flags.
-const ALIASES: [(&str, &str); 4] = [
+const ALIASES: [(&str, &str); 5] = [
     ("KSERVED_HOST", "http.host"),
     ("KSERVED_CACHE", "storage.cache"),
     ("KSERVED_API_KEY", "protocol.api_key"),
     ("KSERVED_LOG", "log.level"),
+    // KServe's own.
+    ("KSERVE_OPENAI_ROUTE_PREFIX", "protocol.openai.route_prefix"),
 ];
 
 /// Variables of the prefix that are no settings of the daemon: the file itself, and the server that the client asks.
@@ -118,7 +120,8 @@ impl Layers {
         let mut by_name: BTreeMap<String, &str> = self.values.keys().map(|key| (variable(key), key.as_str())).collect();
         by_name.extend(ALIASES.map(|(name, key)| (name.to_owned(), key)));
         let (mut changes, mut warnings) = (Vec::new(), Vec::new());
-        let ours = variables.into_iter().filter(|(name, _)| name.starts_with("KSERVED_"));
+        let is_ours = |name: &str| name.starts_with("KSERVED_") || ALIASES.iter().any(|(alias, _)| *alias == name);
+        let ours = variables.into_iter().filter(|(name, _)| is_ours(name));
         for (name, text) in ours {
             match by_name.get(&name) {
                 Some(key) => changes.push(Override { key: (*key).to_owned(), text: Text::One(text), origin: Origin::Env(name) }),

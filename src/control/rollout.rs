@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const QUIET: Duration = Duration::from_millis(200);
 /// Between two reports of a download's progress.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Between two log lines of a download's progress.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// One revision on its way.
 #[derive(Clone)]
@@ -278,7 +280,13 @@ impl Rollout {
 
     fn progress_report(&self) -> impl Fn(Progress) + Send + Sync + '_ {
         let told = Mutex::new(Instant::now());
+        let logged = Mutex::new(Instant::now());
         move |progress| {
+            let mut logged = logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if logged.elapsed() >= LOG_EVERY {
+                *logged = Instant::now();
+                tracing::info!(service = %self.key, "{}", progress_sentence(progress));
+            }
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.elapsed() >= REPORT_EVERY {
                 *told = Instant::now();
@@ -449,10 +457,14 @@ fn too_large(file_bytes: u64, out_of_reach: OutOfReach, (limit, fits_alone): (u6
 
 fn progress_sentence(progress: Progress) -> String {
     let mebibytes = |bytes: u64| bytes >> 20;
-    match progress.bytes_total {
-        Some(total) => format!("fetching the model: {} of {} MiB", mebibytes(progress.bytes_done), mebibytes(total)),
-        None => format!("fetching the model: {} MiB", mebibytes(progress.bytes_done)),
-    }
+    let done = match progress.bytes_total {
+        Some(total) => format!("{} of {} MiB", mebibytes(progress.bytes_done), mebibytes(total)),
+        None => format!("{} MiB", mebibytes(progress.bytes_done)),
+    };
+    let files =
+        if progress.files_total > 1 { format!(", {} of {} files", progress.files_done, progress.files_total) } else { String::new() };
+    let left = progress.left().map(|left| format!(", {} s left", left.as_secs())).unwrap_or_default();
+    format!("fetching the model: {done}{files}, {} MiB/s{left}", mebibytes(progress.bytes_per_second))
 }
 
 async fn files_at(path: PathBuf) -> ModelFiles {

@@ -38,6 +38,8 @@ pub(crate) struct Reading {
     pub(crate) until: Instant,
     /// How many times its size it may grow when inflated.
     pub(crate) ratio_max: usize,
+    /// Bytes of it at most, before and after inflation; the door's own bound counts as well.
+    pub(crate) bytes_max: usize,
 }
 
 /// A whole body and the room it takes.
@@ -54,18 +56,17 @@ pub(crate) struct Held {
 /// 413 above the bound, 408 when it takes too long, 503 when other bodies fill the memory, 400 when the
 /// client stops in the middle or the packing is broken.
 pub(crate) async fn read(headers: &HeaderMap, body: Body, limits: &Limits, reading: Reading) -> Result<Held, Refusal> {
-    let announced = announced_length(headers, &body);
-    if announced.is_some_and(|length| length > limits.body_bytes_max() as u64) {
-        return Err(too_large(limits.body_bytes_max()));
+    let (announced, max) = (announced_length(headers, &body), limits.body_bytes_max().min(reading.bytes_max));
+    if announced.is_some_and(|length| length > max as u64) {
+        return Err(too_large(max));
     }
     let mut room = limits.room();
-    let gathered = gather(body, announced, limits.body_bytes_max(), &mut room, reading.tensors_at);
+    let gathered = gather(body, announced, max, &mut room, reading.tensors_at);
     let bytes =
         timeout_at(reading.until, gathered).await.map_err(|_| Refusal::request_timeout("the request body did not arrive in time"))??;
     if reading.encoding == Encoding::Identity {
         return Ok(Held { bytes, _room: room });
     }
-    let max = limits.body_bytes_max();
     let (encoding, ratio_max) = (reading.encoding, reading.ratio_max);
     let bytes = off_the_reactor(bytes.len(), move || inflate(&bytes, encoding, max, ratio_max)).await??;
     room.grow(bytes.len())?;
@@ -176,7 +177,13 @@ mod tests {
     use std::convert::Infallible;
 
     fn reading(tensors_at: usize) -> Reading {
-        Reading { encoding: Encoding::Identity, tensors_at, until: Instant::now() + Duration::from_mins(1), ratio_max: 1100 }
+        Reading {
+            encoding: Encoding::Identity,
+            tensors_at,
+            until: Instant::now() + Duration::from_mins(1),
+            ratio_max: 1100,
+            bytes_max: usize::MAX,
+        }
     }
 
     fn chunked(chunks: impl IntoIterator<Item = Vec<u8>, IntoIter: Send + 'static>) -> Body {

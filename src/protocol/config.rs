@@ -1,5 +1,6 @@
 //! What the doors take in: how much, how long, from whom; every value with its unit and its reason.
 
+use super::openai;
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
@@ -61,6 +62,8 @@ pub struct Config {
     pub http2_connection_window_bytes: u32,
     /// Tensors in the memory of clients on this machine.
     pub shared_memory: SharedMemory,
+    /// The OpenAI endpoints.
+    pub openai: openai::Config,
 }
 
 /// Triton's system shared memory extension. For callers on this machine only.
@@ -110,6 +113,7 @@ impl Default for Config {
             http2_stream_window_bytes: http2_stream_window_bytes(),
             http2_connection_window_bytes: http2_connection_window_bytes(),
             shared_memory: SharedMemory::default(),
+            openai: openai::Config::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::error::Refusal;
 use super::limits::Limits;
+use super::openai::Templates;
 use super::scope::{Addressing, Reach};
 use super::shared_memory::{OFF, Regions};
 use super::timing::deadline;
@@ -34,6 +35,8 @@ pub(crate) struct Door {
     pub(crate) followed: ArcSwapOption<(Arc<Ingress>, Addressing)>,
     pub(crate) limits: Limits,
     pub(crate) regions: Option<Regions>,
+    /// Chat templates that were used last.
+    pub(crate) templates: Templates,
     pub(crate) config: Config,
 }
 

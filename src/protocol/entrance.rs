@@ -158,11 +158,16 @@ pub(crate) async fn refuse(parts: &request::Parts, body: Body, refusal: Refusal,
     if grpc {
         return Status::from(refusal).into_http();
     }
+    let_finish(parts, body).await;
+    refusal.into_response()
+}
+
+/// Lets the sender of a refused request finish, where he would not hear the refusal otherwise.
+pub(crate) async fn let_finish(parts: &request::Parts, body: Body) {
     // Over HTTP/2 the stream is reset; with `Expect` the client waits for us before it sends.
     if parts.version <= Version::HTTP_11 && !parts.headers.contains_key(EXPECT) {
         discard(body).await;
     }
-    refusal.into_response()
 }
 
 fn panicked(id: &HeaderValue) -> Response {

@@ -51,6 +51,8 @@ refusals! {
     request_timeout = REQUEST_TIMEOUT, DeadlineExceeded;
     /// A body above the bound.
     too_large = PAYLOAD_TOO_LARGE, ResourceExhausted;
+    /// The body can be read, and is not what it should be.
+    unprocessable = UNPROCESSABLE_ENTITY, InvalidArgument;
     /// A content type or encoding nobody reads here.
     unsupported_media_type = UNSUPPORTED_MEDIA_TYPE, InvalidArgument;
     /// Headers above the bound.
@@ -87,7 +89,8 @@ impl Refusal {
         &self.message
     }
 
-    fn retry_after_s(&self) -> Option<u64> {
+    /// Whole seconds after which trying again makes sense.
+    pub(crate) fn retry_after_s(&self) -> Option<u64> {
         // Whole seconds, at least one: 0 would invite a hot loop.
         self.retry_after.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
     }

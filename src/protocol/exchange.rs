@@ -23,6 +23,8 @@ pub(crate) enum Wire {
     V2,
     /// Open Inference Protocol over gRPC.
     Grpc,
+    /// OpenAI's endpoints.
+    OpenAi,
 }
 
 impl Wire {
@@ -31,6 +33,7 @@ impl Wire {
             Self::V1 => "v1",
             Self::V2 => "v2",
             Self::Grpc => "grpc-v2",
+            Self::OpenAi => "openai",
         }
     }
 }
@@ -45,6 +48,7 @@ pub(crate) struct Exchange {
     /// Where the time went so far.
     pub(crate) stages: Stages,
     answered: bool,
+    revision: String,
     router: Router,
     priority: Option<Priority>,
     _place: Admitted,
@@ -64,7 +68,17 @@ impl Exchange {
             Ok((route, place)) => {
                 let deadline = arrival.deadline(&route);
                 let (router, priority) = (door.router.clone(), arrival.priority);
-                Ok(Self { route, deadline, stages: Stages::default(), answered: false, router, priority, _place: place, count })
+                Ok(Self {
+                    route,
+                    deadline,
+                    stages: Stages::default(),
+                    answered: false,
+                    revision: String::new(),
+                    router,
+                    priority,
+                    _place: place,
+                    count,
+                })
             }
             Err(refusal) => {
                 count.code = Some(label(&refusal, wire));
@@ -91,6 +105,33 @@ impl Exchange {
         let response = self.router.infer(&mut self.route, request, self.deadline).await?;
         self.stages.pool = response.timing;
         Ok(response)
+    }
+
+    /// The model itself, awake, for those who ask it in another way than by tensors.
+    pub(crate) async fn writer(&mut self) -> Result<ModelHandle, Refusal> {
+        let handle = self.router.awake(&mut self.route, self.deadline).await?;
+        handle.revision().clone_into(&mut self.revision);
+        Ok(handle)
+    }
+
+    /// When the request came.
+    pub(crate) const fn began(&self) -> Instant {
+        self.count.since
+    }
+
+    /// Who it goes before.
+    pub(crate) fn priority(&self) -> Priority {
+        self.priority.unwrap_or_default()
+    }
+
+    /// The revision that answers what [`Exchange::writer`] was asked.
+    pub(crate) fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Notes that the time until now went into tokens.
+    pub(crate) fn generated(&mut self) {
+        self.stages.pool.run = self.count.since.elapsed().saturating_sub(self.stages.parse);
     }
 
     /// Ends the exchange with what its caller gets.
@@ -168,14 +209,14 @@ impl Drop for Count {
 
 const fn success(wire: Wire) -> &'static str {
     match wire {
-        Wire::V1 | Wire::V2 => "200",
+        Wire::V1 | Wire::V2 | Wire::OpenAi => "200",
         Wire::Grpc => "OK",
     }
 }
 
 fn label(refusal: &Refusal, wire: Wire) -> &'static str {
     match wire {
-        Wire::V1 | Wire::V2 => status_label(refusal.status()),
+        Wire::V1 | Wire::V2 | Wire::OpenAi => status_label(refusal.status()),
         Wire::Grpc => code_label(refusal.code()),
     }
 }
@@ -189,6 +230,7 @@ fn status_label(status: StatusCode) -> &'static str {
         408 => "408",
         413 => "413",
         415 => "415",
+        422 => "422",
         501 => "501",
         503 => "503",
         504 => "504",

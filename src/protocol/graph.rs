@@ -92,6 +92,7 @@ async fn run(
         tensors_at: content.tensors_at(),
         until: deadline.min(arrival.at + door.config.body_read_timeout()),
         ratio_max: door.config.inflate_ratio_max,
+        bytes_max: usize::MAX,
     };
     let held = body::read(headers, body, &door.limits, reading).await?;
     let began = Instant::now();

@@ -85,13 +85,14 @@ async fn run(
         tensors_at: wrapping.content.tensors_at(),
         until: exchange.deadline.min(arrival.at + door.config.body_read_timeout()),
         ratio_max: door.config.inflate_ratio_max,
+        bytes_max: usize::MAX,
     };
     let held = body::read(headers, body, &door.limits, reading).await?;
     let metadata = Arc::clone(exchange.metadata()?);
     let shape = match wire {
         Wire::V1 if exchange.route.batcher_replies => Shape::V1Batched,
         Wire::V1 => Shape::V1,
-        Wire::V2 | Wire::Grpc => Shape::V2,
+        Wire::V2 | Wire::Grpc | Wire::OpenAi => Shape::V2,
     };
     let limits = door.codec_limits();
     let (bytes, content, began) = (held.bytes.clone(), wrapping.content, Instant::now());

@@ -5,11 +5,11 @@
 
 use super::scope::Reach;
 use crate::router::logger::{Conversation, Copying, Side};
-use crate::router::{Router, Scope};
+use crate::router::{Route, Router, Scope};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{StatusCode, request};
+use http::{HeaderMap, StatusCode, request};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -43,6 +43,23 @@ fn model_of(path: &str) -> Option<Cow<'_, str>> {
     let name = rest.split('/').next().unwrap_or(rest);
     let name = if path.starts_with("/v1/") { name.rsplit_once(':').map_or(name, |(name, _)| name) } else { name };
     percent_encoding::percent_decode_str(name).decode_utf8().ok()
+}
+
+/// The copy of a request that named its model in its body, where the host named no service.
+pub(super) fn named(router: &Router, reach: &Reach, route: &Route, headers: &HeaderMap) -> Option<Conversation> {
+    match reach {
+        Reach::All => router.loggers().of(&route.namespace, &route.service)?.begin(headers),
+        // The entrance knew the service and logs it.
+        Reach::Service(_) | Reach::Revision { .. } | Reach::Graph(_) => None,
+    }
+}
+
+/// A request's body that was read already, copied where requests are logged.
+pub(super) fn request_bytes(conversation: &Conversation, bytes: &Bytes) {
+    if let Some(mut copying) = conversation.copy(Side::Request) {
+        copying.push(bytes);
+        copying.finish();
+    }
 }
 
 /// The request's body, copied where requests are logged.

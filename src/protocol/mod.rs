@@ -14,6 +14,7 @@ mod door;
 mod entrance;
 mod error;
 mod exchange;
+mod generating;
 mod graph;
 mod grpc_health;
 mod grpc_stream;
@@ -25,10 +26,12 @@ mod listener;
 mod logging;
 mod model_config;
 mod model_statistics;
+pub mod openai;
 mod reply_body;
 mod repository;
 mod scope;
 mod shared_memory;
+mod sse;
 mod streams;
 mod timed_body;
 mod timing;
@@ -105,6 +108,7 @@ impl Doors {
             followed: ArcSwapOption::empty(),
             limits: Limits::new(&self.config),
             regions: Regions::new(&self.config.shared_memory),
+            templates: openai::Templates::default(),
             router: self.router,
             ready: self.ready,
             metrics: self.metrics,
@@ -149,7 +153,8 @@ type GrpcInference = GrpcInferenceServiceServer<v2_grpc::Service>;
 fn http_routes(door: Arc<Door>, kube: Option<axum::Router>) -> axum::Router {
     let routes = axum::Router::new().merge(admin::routes()).merge(v1::routes()).merge(v2_http::routes()).merge(repository::routes());
     let routes = routes.merge(model_config::routes()).merge(model_statistics::routes()).merge(shared_memory::routes());
-    let routes = routes.with_state(door);
+    let openai = openai::routes(&door.config.openai.route_prefix);
+    let routes = routes.merge(openai).with_state(door);
     let routes = match kube {
         Some(kube) => routes.merge(kube),
         None => routes,

@@ -231,6 +231,33 @@ impl Router {
         }
     }
 
+    /// The model behind a route itself, for those who ask it in another way than by tensors; wakes it when it sleeps,
+    /// within the deadline.
+    ///
+    /// `route` becomes the one that answers. What is asked this way has no shadow.
+    ///
+    /// # Errors
+    /// `ModelNotReady`, and those of [`Waker::wake`].
+    pub async fn awake(&self, route: &mut Arc<Route>, deadline: Instant) -> Result<ModelHandle, InferenceError> {
+        loop {
+            let drawn = match &route.target {
+                Target::Ready(handle) if !handle.is_retired() => return Ok(handle.clone()),
+                Target::Split(split) => Some(Arc::clone(split.draw(&Caller::default()))),
+                Target::Shadowed(shadow) if !shadow.is_retired() => Some(Arc::clone(shadow.shown())),
+                Target::Ready(_) | Target::Shadowed(_) => None,
+                Target::Asleep(asleep) => {
+                    asleep.waker.wake(&route.model_name, deadline).await?;
+                    None
+                }
+                Target::NotReady(reason) => return Err(route.not_ready(reason)),
+            };
+            *route = match drawn {
+                Some(drawn) => drawn,
+                None => self.again(route)?,
+            };
+        }
+    }
+
     /// The route of the same service as the table has it now.
     fn again(&self, route: &Arc<Route>) -> Result<Arc<Route>, InferenceError> {
         match self.load().service(&route.namespace, &route.service) {

@@ -133,7 +133,9 @@ impl Room<'_> {
             };
             self.bytes += read as u64;
             if self.bytes > self.bounds.bytes_max {
-                return Err(self.wrong(&format!("it unpacks to more than `storage.http.model_bytes_max`: {} bytes", self.bounds.bytes_max)));
+                return Err(
+                    self.wrong(&format!("it unpacks to more than `storage.download.model_bytes_max`: {} bytes", self.bounds.bytes_max))
+                );
             }
             file.write_all(&buffer[..read]).map_err(|error| disk_error(&error, target))?;
         }
@@ -143,7 +145,7 @@ impl Room<'_> {
     fn place(&mut self, path: &Path) -> Result<PathBuf, StorageError> {
         self.entries += 1;
         if self.entries > self.bounds.entries_max {
-            return Err(self.wrong(&format!("it holds more than `storage.http.archive_entries_max`: {} entries", self.bounds.entries_max)));
+            return Err(self.wrong(&format!("it holds more than `storage.download.entries_max`: {} entries", self.bounds.entries_max)));
         }
         let leaves = path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir));
         // A backslash separates folders elsewhere; a name that means two things is not taken.
@@ -276,7 +278,7 @@ mod tests {
         Unpacked::of("m.gz", &gz_of(&zeros)).refused("model_bytes_max");
         let names: Vec<String> = (0..11).map(|number| format!("f{number}")).collect();
         let many: Vec<(&str, tar::EntryType, &[u8])> = names.iter().map(|name| (name.as_str(), FILE, &b""[..])).collect();
-        Unpacked::of("a.tar", &tar_of(&many)).refused("archive_entries_max");
+        Unpacked::of("a.tar", &tar_of(&many)).refused("entries_max");
     }
 
     #[test]

@@ -1,62 +1,163 @@
-//! The folder of fetched models: each is seen whole or not at all, and one URI is fetched once at a time.
+//! The folder of fetched models: each is seen whole or not at all, one is fetched once at a time, and what someone uses stays.
 //!
 //! ```text
-//! locks/KEY       held by the one who fetches; a daemon that dies lets go of it
+//! models/KEY/     a whole model: files/ and model.json
+//! blobs/XX/HASH   each distinct file once; the models' files are hard links to these
 //! partial/KEY/    what was fetched so far
-//! models/KEY/     a whole model: files/ and source.json
+//! pins/KEY/       who asked that a model stays
+//! locks/KEY       held by the one who fetches or removes; a daemon that dies lets go of it
+//! leases/KEY      held, shared, by all who use the model; its time says when it was last used
 //! ```
-//! `KEY` is the SHA-256 of the URI in hexadecimal digits, so no URI can name a path.
+//! `KEY` is the SHA-256 of where the model comes from in hexadecimal digits, so no URI can name a path. There is no index:
+//! whoever wants to know what is here reads the folders.
 
+mod blobs;
+mod record;
+mod shelf;
+mod transfer;
+
+pub use record::{KeptFile, Record};
+pub use shelf::{Damage, KeptModel, PruneTo, Pruned, Removal, Usage};
+pub use transfer::Imported;
+
+use super::download::sync_files;
 use super::{StorageError, disk_error, on_disk};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 /// How long to wait before asking again for a lock that another task or daemon holds.
 const LOCK_POLL: Duration = Duration::from_millis(50);
+/// Stands in a record for a model that was fetched without credentials.
+pub(super) const OPEN: &str = "open";
 
-/// The cache folder.
-#[derive(Debug)]
-pub(super) struct Cache {
+/// The cache folder. Several processes may use one at once.
+#[derive(Debug, Clone)]
+pub struct Cache {
     root: PathBuf,
 }
 
-/// What is to be done for a URI.
+/// What is to be done for a model.
 #[derive(Debug)]
 pub(super) enum Claim {
-    /// Nothing: the model's folder is here.
-    Kept(PathBuf),
+    /// Nothing: it is here.
+    Kept(Lease),
     /// Fetch it into this slot; others wait until the slot is dropped.
     ToFetch(Slot),
 }
 
-/// The right to fetch one URI, held until dropped.
+/// The right to fetch one model, held until dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
+    cache: Cache,
+    key: String,
     partial: PathBuf,
-    model: PathBuf,
     _lock: File,
+}
+
+/// The use of a kept model: until it is dropped, or the process ends, nobody removes the model.
+#[derive(Debug)]
+pub(super) struct Lease {
+    files: PathBuf,
+    _lock: File,
+}
+
+impl Lease {
+    /// The folder with the model's files.
+    pub(super) fn files(&self) -> &Path {
+        &self.files
+    }
 }
 
 impl Cache {
     /// A cache below `root`, which is made when first needed.
-    pub(super) const fn new(root: PathBuf) -> Self {
+    #[must_use]
+    pub const fn new(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// The kept model, or the right to fetch it. Waits while someone else fetches the same URI. Cancel safe.
-    pub(super) async fn claim(&self, uri: &str) -> Result<Claim, StorageError> {
-        let key = key(uri);
-        let model = self.root.join("models").join(&key);
+    /// The name of a model that comes from `identity`.
+    #[must_use]
+    pub fn key(identity: &str) -> String {
+        format!("{:x}", Sha256::digest(identity.as_bytes()))
+    }
+
+    /// The kept model, or the right to fetch it. Waits while someone else fetches the same one. Cancel safe.
+    pub(super) async fn claim(&self, key: &str) -> Result<Claim, StorageError> {
         loop {
-            let (root, key, model) = (self.root.clone(), key.clone(), model.clone());
-            if let Some(claim) = on_disk(move || try_claim(&root, &key, model)).await? {
+            let (cache, key) = (self.clone(), key.to_owned());
+            if let Some(claim) = on_disk(move || cache.try_claim(&key)).await? {
                 return Ok(claim);
             }
             tokio::time::sleep(LOCK_POLL).await;
         }
+    }
+
+    /// As [`Cache::claim`]; nothing while someone else fetches or removes it. Blocks on the file system only.
+    fn try_claim(&self, key: &str) -> Result<Option<Claim>, StorageError> {
+        if let Some(lease) = self.lease(key)? {
+            return Ok(Some(Claim::Kept(lease)));
+        }
+        let Some(lock) = try_lock(&lock_path(&self.root, key))? else { return Ok(None) };
+        // Whoever held the lock before may have finished the model meanwhile.
+        if let Some(lease) = self.lease(key)? {
+            return Ok(Some(Claim::Kept(lease)));
+        }
+        let partial = self.root.join("partial").join(key);
+        fs::create_dir_all(&partial).map_err(|error| disk_error(&error, &partial))?;
+        Ok(Some(Claim::ToFetch(Slot { cache: self.clone(), key: key.to_owned(), partial, _lock: lock })))
+    }
+
+    /// Bytes of this cache's own, so that nobody can try credentials against the names it keeps of them. Blocks.
+    pub(super) fn salt(&self) -> Result<String, StorageError> {
+        let path = self.root.join("salt");
+        if let Ok(salt) = fs::read_to_string(&path) {
+            return Ok(salt);
+        }
+        let make = || {
+            fs::create_dir_all(&self.root)?;
+            let fresh = self.root.join(format!("salt.{}", Uuid::new_v4().simple()));
+            let mut file = File::options().create_new(true).write(true).mode(0o600).open(&fresh)?;
+            file.write_all(format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()).as_bytes())?;
+            // Of two that make one at once the first stays.
+            let linked = fs::hard_link(&fresh, &path).or_else(|error| if path.exists() { Ok(()) } else { Err(error) });
+            linked.or_else(|_| fs::copy(&fresh, &path).map(drop)).and_then(|()| fs::remove_file(&fresh))?;
+            fs::read_to_string(&path)
+        };
+        make().map_err(|error| disk_error(&error, &path))
+    }
+
+    /// Whether a model may be had with credentials of that name, as far as is known here. Blocks.
+    pub(super) fn is_open_to(&self, key: &str, opener: &str) -> bool {
+        let opened_by = self.model(key).map(|model| model.record.opened_by).unwrap_or_default();
+        opened_by.contains(OPEN) || opened_by.contains(opener)
+    }
+
+    /// Notes that a model's source gives it for credentials of that name. Blocks.
+    pub(super) fn open_to(&self, key: &str, opener: &str) -> Result<(), StorageError> {
+        let folder = self.root.join("models").join(key);
+        let Some(mut record) = Record::read(&folder) else { return Ok(()) };
+        record.opened_by.insert(opener.to_owned());
+        record.write(&folder).map_err(|error| disk_error(&error, &folder))
+    }
+
+    /// The use of a model; nothing if it is not here.
+    fn lease(&self, key: &str) -> Result<Option<Lease>, StorageError> {
+        let files = self.root.join("models").join(key).join("files");
+        if !files.is_dir() {
+            return Ok(None);
+        }
+        let path = lease_path(&self.root, key);
+        let lock = open_lock(&path).and_then(|file| file.lock_shared().map(|()| file)).map_err(|error| disk_error(&error, &path))?;
+        // It says only how long the model was not used.
+        let _ = lock.set_modified(SystemTime::now());
+        // It may have been removed while the lock was waited for.
+        Ok(files.is_dir().then_some(Lease { files, _lock: lock }))
     }
 }
 
@@ -80,20 +181,36 @@ impl Slot {
         }
     }
 
-    /// Lets the files be seen as the model and returns their folder. `origin` is kept beside them for people.
-    pub(super) fn publish(&self, origin: &str) -> Result<PathBuf, StorageError> {
-        self.publish_io(origin).map_err(|error| disk_error(&error, &self.model))?;
-        Ok(self.model.join("files"))
+    /// Lets the files be seen as the model. `known` tells the hash and length of files that were hashed as they came; the
+    /// others are read once more.
+    pub(super) fn publish(
+        &self,
+        uri: &str,
+        version: Option<String>,
+        opened_by: &str,
+        known: &HashMap<PathBuf, ([u8; 32], u64)>,
+    ) -> Result<Lease, StorageError> {
+        let model = self.cache.root.join("models").join(&self.key);
+        let path = lease_path(&self.cache.root, &self.key);
+        // Taken before the model is seen: nobody removes it in between.
+        let lock = open_lock(&path).and_then(|file| file.lock_shared().map(|()| file)).map_err(|error| disk_error(&error, &path))?;
+        let write = |error: io::Error| disk_error(&error, &model);
+        let whole = self.whole();
+        let files = self.cache.shared_files(&whole.join("files"), known).map_err(write)?;
+        // Files reach the disk before the name that says they are whole does: a power cut leaves no torn model.
+        let paths: Vec<PathBuf> = files.iter().map(|file| whole.join("files").join(&file.path)).collect();
+        sync_files(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+        Record::new(uri.to_owned(), version, files, opened_by.to_owned()).write(&whole).map_err(write)?;
+        self.let_be_seen(&model).map_err(write)?;
+        Ok(Lease { files: model.join("files"), _lock: lock })
     }
 
-    fn publish_io(&self, origin: &str) -> io::Result<()> {
+    fn let_be_seen(&self, model: &Path) -> io::Result<()> {
         let whole = self.whole();
-        fs::write(whole.join("source.json"), serde_json::json!({ "uri": origin }).to_string())?;
-        // Files reach the disk before the name that says they are whole does: a power cut leaves no torn model.
-        sync_tree(&whole)?;
-        let models = self.model.parent().unwrap_or(Path::new("."));
+        sync_folders(&whole)?;
+        let models = model.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(models)?;
-        fs::rename(&whole, &self.model)?;
+        fs::rename(&whole, model)?;
         File::open(models)?.sync_all()?;
         remove_folder(&self.partial)
     }
@@ -103,38 +220,26 @@ impl Slot {
     }
 }
 
-fn try_claim(root: &Path, key: &str, model: PathBuf) -> Result<Option<Claim>, StorageError> {
-    let files = model.join("files");
-    if files.is_dir() {
-        return Ok(Some(Claim::Kept(files)));
-    }
-    let Some(lock) = try_lock(root, key)? else { return Ok(None) };
-    // Whoever held the lock before may have finished the model meanwhile.
-    if files.is_dir() {
-        return Ok(Some(Claim::Kept(files)));
-    }
-    let partial = root.join("partial").join(key);
-    fs::create_dir_all(&partial).map_err(|error| disk_error(&error, &partial))?;
-    Ok(Some(Claim::ToFetch(Slot { partial, model, _lock: lock })))
+fn lock_path(root: &Path, key: &str) -> PathBuf {
+    root.join("locks").join(key)
 }
 
-fn try_lock(root: &Path, key: &str) -> Result<Option<File>, StorageError> {
-    let locks = root.join("locks");
-    let path = locks.join(key);
-    let open = || {
-        fs::create_dir_all(&locks)?;
-        File::options().create(true).truncate(false).write(true).open(&path)
-    };
-    let file = open().map_err(|error| disk_error(&error, &path))?;
+fn lease_path(root: &Path, key: &str) -> PathBuf {
+    root.join("leases").join(key)
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    File::options().create(true).truncate(false).write(true).open(path)
+}
+
+fn try_lock(path: &Path) -> Result<Option<File>, StorageError> {
+    let file = open_lock(path).map_err(|error| disk_error(&error, path))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(disk_error(&error, &path)),
+        Err(TryLockError::Error(error)) => Err(disk_error(&error, path)),
     }
-}
-
-fn key(uri: &str) -> String {
-    format!("{:x}", Sha256::digest(uri.as_bytes()))
 }
 
 fn remove_folder(path: &Path) -> io::Result<()> {
@@ -144,68 +249,16 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_tree(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        fs::read_dir(path)?.try_for_each(|entry| sync_tree(&entry?.path()))?;
+/// Brings the names below a folder to the disk.
+fn sync_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_folders(&entry.path())?;
+        }
     }
-    File::open(path)?.sync_all()
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn to_fetch(cache: &Cache, uri: &str) -> Slot {
-        match cache.claim(uri).await.unwrap() {
-            Claim::ToFetch(slot) => slot,
-            Claim::Kept(path) => panic!("kept at {}", path.display()),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_model_is_seen_only_when_it_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(folder.path().join("cache"));
-        let slot = to_fetch(&cache, "http://h/m").await;
-        fs::write(slot.empty_files_folder().unwrap().join("m.onnx"), "half").unwrap();
-        drop(slot);
-        let slot = to_fetch(&cache, "http://h/m").await;
-        let files = slot.empty_files_folder().unwrap();
-        assert!(!files.join("m.onnx").exists(), "what was left over is gone");
-        fs::write(files.join("m.onnx"), "whole").unwrap();
-        let published = slot.publish("http://h/m").unwrap();
-        assert_eq!(fs::read_to_string(published.join("m.onnx")).unwrap(), "whole");
-        drop(slot);
-        assert!(matches!(cache.claim("http://h/m").await.unwrap(), Claim::Kept(path) if path == published));
-    }
-
-    #[tokio::test]
-    async fn two_daemons_on_one_cache_fetch_one_after_the_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let (one, two) = (Cache::new(folder.path().to_owned()), Cache::new(folder.path().to_owned()));
-        let slot = to_fetch(&one, "u").await;
-        let other = to_fetch(&one, "other").await;
-        let waiting = tokio::spawn(async move { two.claim("u").await });
-        tokio::task::yield_now().await;
-        slot.empty_files_folder().unwrap();
-        let published = slot.publish("u").unwrap();
-        drop(slot);
-        assert!(matches!(waiting.await.unwrap().unwrap(), Claim::Kept(path) if path == published));
-        drop(other);
-    }
-
-    #[tokio::test]
-    async fn a_cache_folder_that_was_deleted_is_made_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(folder.path().join("cache"));
-        drop(to_fetch(&cache, "u").await);
-        fs::remove_dir_all(folder.path().join("cache")).unwrap();
-        drop(to_fetch(&cache, "u").await);
-    }
-
-    #[test]
-    fn a_key_is_made_of_digits_whatever_the_uri() {
-        assert!(key("../../../etc/passwd\0").bytes().all(|byte| byte.is_ascii_hexdigit()));
-        assert_ne!(key("a"), key("b"));
-    }
-}
+mod tests;

@@ -1,80 +1,33 @@
 //! From a `storageUri` to files on this machine: [`Storage::fetch`].
 //!
-//! Local paths and claims are used where they lie. Models from web servers are fetched once into the cache folder;
-//! a download that was cut goes on where it stopped, and a model is seen only when it is whole.
+//! Local paths and claims are used where they lie. Models from elsewhere are fetched once into the cache folder;
+//! a download that was cut goes on where it stopped, and a model is seen only when it is whole. What is used or pinned
+//! stays there; the rest goes, the longest unused first, when the folder is to hold no more.
 
 mod archive;
 mod cache;
+mod config;
+mod disk;
 mod download;
 mod local;
 mod source;
 
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
-use cache::{Cache, Slot};
-use serde::{Deserialize, Serialize};
-use source::{RemoteFile, Source};
-use std::collections::BTreeMap;
+pub use cache::{Cache, Damage, Imported, KeptFile, KeptModel, PruneTo, Pruned, Record, Removal, Usage};
+pub use config::{Config, DownloadConfig, HttpConfig};
+pub use download::sha256_of_hex;
+
+use crate::observe;
+use cache::{Claim, Lease, Slot};
+use download::{Fetched, Manner, Pace};
+use source::{Ask, Listing, Source, Then};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Where models may come from and where fetched ones are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Folder for fetched models. Two daemons may share it.
-    pub cache: PathBuf,
-    /// Folders that local paths must lie in; empty allows any path that the process can read.
-    pub allowed_roots: Vec<PathBuf>,
-    /// Folders that stand for `pvc://NAME`.
-    pub pvc: BTreeMap<String, PathBuf>,
-    /// Models from web servers.
-    pub http: HttpConfig,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { cache: PathBuf::from(".cache"), allowed_roots: Vec::new(), pvc: BTreeMap::new(), http: HttpConfig::default() }
-    }
-}
-
-/// Bounds of a download over `http://` and `https://`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HttpConfig {
-    /// Hosts that models may come from; empty allows any.
-    pub allowed_hosts: Vec<String>,
-    /// Bytes of one model, as sent and after unpacking.
-    pub model_bytes_max: u64,
-    /// Entries of one archive.
-    pub archive_entries_max: usize,
-    /// Bytes after which what was fetched is made safe on disk; at most this much is fetched again after a crash.
-    pub part_bytes: u64,
-    /// Seconds until a connection must stand.
-    pub connect_timeout_s: u64,
-    /// Seconds without a byte after which the rest is asked for again. There is no limit on the whole.
-    pub stall_timeout_s: u64,
-    /// Tries without a new byte before the download is given up; progress counts anew.
-    pub attempts_max: u32,
-    /// Milliseconds before the second try; doubles with each further one, up to half a minute.
-    pub retry_first_ms: u64,
-}
-
-impl Default for HttpConfig {
-    fn default() -> Self {
-        Self {
-            allowed_hosts: Vec::new(),
-            model_bytes_max: 16 << 30,
-            archive_entries_max: 10_000,
-            part_bytes: 8 << 20,
-            connect_timeout_s: 15,
-            stall_timeout_s: 30,
-            attempts_max: 5,
-            retry_first_ms: 250,
-        }
-    }
-}
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// What to fetch, and what opens the door to it.
 #[derive(Debug, Clone)]
@@ -99,7 +52,8 @@ impl Order {
 #[derive(Debug, Clone)]
 pub struct Storage {
     config: Arc<Config>,
-    cache: Arc<Cache>,
+    cache: Cache,
+    pace: Arc<Pace>,
     web: Arc<source::web::Web>,
 }
 
@@ -107,9 +61,19 @@ pub struct Storage {
 #[derive(Debug, Clone)]
 pub struct ModelDir {
     path: PathBuf,
+    /// Nobody removes a model from the cache while someone has this.
+    _lease: Option<Arc<Lease>>,
 }
 
 impl ModelDir {
+    const fn local(path: PathBuf) -> Self {
+        Self { path, _lease: None }
+    }
+
+    fn kept(lease: Lease) -> Self {
+        Self { path: lease.files().to_owned(), _lease: Some(Arc::new(lease)) }
+    }
+
     /// The file or folder.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -133,8 +97,23 @@ pub enum StorageError {
 pub struct Progress {
     /// Bytes on disk.
     pub bytes_done: u64,
-    /// Bytes in all, if the server says.
+    /// Bytes in all, if the source says.
     pub bytes_total: Option<u64>,
+    /// Files that are whole.
+    pub files_done: usize,
+    /// Files in all.
+    pub files_total: usize,
+    /// Bytes per second lately.
+    pub bytes_per_second: u64,
+}
+
+impl Progress {
+    /// How long the rest takes at the speed of late; nothing while one of them is not known.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let rest = self.bytes_total?.saturating_sub(self.bytes_done);
+        (self.bytes_per_second > 0).then(|| Duration::from_secs(rest.div_ceil(self.bytes_per_second)))
+    }
 }
 
 /// Called with how far a download is; must not block.
@@ -144,9 +123,10 @@ impl Storage {
     /// A storage over its folders; makes the cache folder when first needed.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let cache = Arc::new(Cache::new(config.cache.clone()));
+        let cache = Cache::new(config.cache.clone());
         let web = Arc::new(source::web::Web::new(config.http.clone()));
-        Self { config: Arc::new(config), cache, web }
+        let pace = Arc::new(Pace::new(config.download.bytes_per_second_max));
+        Self { config: Arc::new(config), cache, pace, web }
     }
 
     /// The model's files, fetched if need be. Fetching one URI twice at once downloads it once, even by two
@@ -159,49 +139,223 @@ impl Storage {
     /// # Errors
     /// [`StorageError`], by what to do.
     pub async fn fetch(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
-        let path = match &order.uri {
-            StorageUri::Local(path) => local::find(path, &self.config.allowed_roots).await?,
-            StorageUri::Pvc { claim, path } => local::find_in_claim(claim, path, &self.config.pvc).await?,
-            StorageUri::Http(uri) => self.fetch_http(uri, progress).await?,
-            StorageUri::NotYetServed { scheme, uri } => return Err(not_yet_served(scheme, uri)),
-        };
-        Ok(ModelDir { path })
+        match &order.uri {
+            StorageUri::Local(path) => Ok(ModelDir::local(local::find(path, &self.config.allowed_roots).await?)),
+            StorageUri::Pvc { claim, path } => Ok(ModelDir::local(local::find_in_claim(claim, path, &self.config.pvc).await?)),
+            StorageUri::Http(uri) => self.fetch_from(Source::Web(self.web.source(uri)?), uri, order, progress).await,
+            StorageUri::NotYetServed { scheme, uri } => Err(not_yet_served(scheme, uri)),
+        }
     }
 
-    async fn fetch_http(&self, uri: &str, progress: OnProgress<'_>) -> Result<PathBuf, StorageError> {
-        let source = Source::Web(self.web.source(uri)?);
-        let slot = match self.cache.claim(uri).await? {
-            cache::Claim::Kept(path) => return Ok(path),
-            cache::Claim::ToFetch(slot) => Arc::new(slot),
+    /// The name that the model has in the cache; nothing for models that lie on this machine.
+    fn key(order: &Order) -> Result<Option<String>, StorageError> {
+        match &order.uri {
+            StorageUri::Local(_) | StorageUri::Pvc { .. } => Ok(None),
+            StorageUri::Http(uri) => Ok(Some(key_of(uri, order))),
+            StorageUri::NotYetServed { scheme, uri } => Err(not_yet_served(scheme, uri)),
+        }
+    }
+
+    /// Fetches what lies at a source, if it is not kept already.
+    async fn fetch_from(&self, source: Source, identity: &str, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let key = key_of(identity, order);
+        let opener = self.opener(order).await?;
+        let slot = match self.cache.claim(&key).await? {
+            Claim::Kept(lease) => {
+                observe::cache_asked("hit");
+                self.check_may_have(&source, &key, opener).await?;
+                return Ok(ModelDir::kept(lease));
+            }
+            Claim::ToFetch(slot) => Arc::new(slot),
         };
-        let listing = source.list().await?;
-        let Some(file) = listing.files.into_iter().next() else {
-            return Err(StorageError::Wrong(format!("no model found in `{}`", source.shown())));
+        observe::cache_asked("miss");
+        self.check_online(&source)?;
+        let began = Instant::now();
+        let manner = Manner { config: &self.config.download, pace: &self.pace, pinned: order.sha256 };
+        let listing = download::list(&source, manner.config).await?;
+        self.make_room(listing.files.iter().filter_map(|file| file.size_bytes).sum()).await?;
+        let files = download::download(&source, &listing, Arc::clone(&slot), manner, progress).await?;
+        let bounds = self.bounds();
+        let lease = on_disk(move || publish(&slot, &files, &source, &listing, (&opener, &bounds))).await?;
+        observe::model_downloaded(began.elapsed());
+        self.make_room(0).await?;
+        Ok(ModelDir::kept(lease))
+    }
+
+    /// Fetches a model, and lets it stay in the cache until the pin is taken away; models that lie on this machine are only
+    /// looked up. `pin` says who asks.
+    ///
+    /// # Errors
+    /// [`StorageError`], as [`Storage::fetch`]; the pin stays.
+    pub async fn prefetch(&self, order: &Order, pin: &str, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        if let Some(key) = Self::key(order)? {
+            let (cache, pin) = (self.cache.clone(), pin.to_owned());
+            on_disk(move || cache.pin(&key, &pin)).await?;
+        }
+        self.fetch(order, progress).await
+    }
+
+    /// Takes away a pin of [`Storage::prefetch`]; tells whether there was one.
+    ///
+    /// # Errors
+    /// [`StorageError`] when it cannot be noted.
+    pub async fn unpin(&self, order: &Order, pin: &str) -> Result<bool, StorageError> {
+        let Some(key) = Self::key(order)? else { return Ok(false) };
+        let (cache, pin) = (self.cache.clone(), pin.to_owned());
+        on_disk(move || cache.unpin(&key, &pin)).await
+    }
+
+    /// What the cache holds of a model; nothing for models that lie on this machine.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the address is wrong.
+    pub async fn kept(&self, order: &Order) -> Result<Option<KeptModel>, StorageError> {
+        let Some(key) = Self::key(order)? else { return Ok(None) };
+        let cache = self.cache.clone();
+        on_disk(move || Ok(cache.model(&key))).await
+    }
+
+    /// The cache, for whoever looks after it.
+    #[must_use]
+    pub const fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// What the settings ask of pruning.
+    #[must_use]
+    pub fn prune_to(&self) -> PruneTo {
+        self.config.prune_to(0)
+    }
+
+    /// Reads models that another cache exported; blocks.
+    ///
+    /// # Errors
+    /// [`StorageError`]: no export, damaged, or above the bounds. Nothing is kept then.
+    pub fn import(&self, source: impl io::Read) -> Result<Vec<Imported>, StorageError> {
+        self.cache.import(source, &self.bounds())
+    }
+
+    fn bounds(&self) -> archive::Bounds {
+        archive::Bounds { bytes_max: self.config.download.model_bytes_max, entries_max: self.config.download.entries_max }
+    }
+
+    fn check_online(&self, source: &Source) -> Result<(), StorageError> {
+        let shown = source.shown();
+        let offline = || {
+            StorageError::Wrong(format!(
+                "{shown}: not in the cache, and nobody is asked: `storage.offline` is set\n\
+                 hint: fetch it with `kserved pull` where there is a network, or bring it with `kserved cache import`"
+            ))
         };
-        let body = download::download(&source, &file, Arc::clone(&slot), self.web.config(), progress).await?;
-        let bounds = archive::Bounds { bytes_max: self.config.http.model_bytes_max, entries_max: self.config.http.archive_entries_max };
-        on_disk(move || publish(&slot, &body, &source.shown(), &file, &bounds)).await
+        if self.config.offline { Err(offline()) } else { Ok(()) }
+    }
+
+    /// Removes what may go so that `coming` bytes more fit.
+    async fn make_room(&self, coming: u64) -> Result<(), StorageError> {
+        let (cache, to) = (self.cache.clone(), self.config.prune_to(coming));
+        if to.bytes_max.is_some() && coming > self.config.cache_bytes_max {
+            let max = self.config.cache_bytes_max;
+            return Err(StorageError::Wrong(format!(
+                "the model is larger than `storage.cache_bytes_max` allows: {coming} bytes, at most {max}"
+            )));
+        }
+        on_disk(move || {
+            cache.prune(to)?;
+            let usage = cache.usage()?;
+            observe::cache_bytes(usage.models_bytes, usage.partial_bytes);
+            Ok(())
+        })
+        .await
+    }
+
+    /// A name for the credentials of an order that tells nobody what they are.
+    async fn opener(&self, order: &Order) -> Result<String, StorageError> {
+        let mut said = order.env.iter().fold(String::new(), |said, (name, value)| said + name + "=" + value + "\n");
+        if said.is_empty() {
+            return Ok(cache::OPEN.to_owned());
+        }
+        let cache = self.cache.clone();
+        said += &on_disk(move || cache.salt()).await?;
+        Ok(Cache::key(&said))
+    }
+
+    /// A model that was fetched with credentials is served to a service without them, or with others, only after its source
+    /// was asked with that service's own.
+    async fn check_may_have(&self, source: &Source, key: &str, opener: String) -> Result<(), StorageError> {
+        let (cache, name) = (self.cache.clone(), key.to_owned());
+        let known = {
+            let opener = opener.clone();
+            on_disk(move || Ok(cache.is_open_to(&name, &opener))).await?
+        };
+        if known {
+            return Ok(());
+        }
+        if self.config.offline {
+            return Err(StorageError::Wrong(format!(
+                "{}: it is in the cache, but was fetched with other credentials, and nobody is asked whether these may have it: \
+                 `storage.offline` is set",
+                source.shown()
+            )));
+        }
+        let listing = download::list(source, &self.config.download).await?;
+        if let Some(file) = listing.files.first() {
+            source.read(file, &Ask { from: 0, until: Some(1), validator: None }).await?;
+        }
+        let (cache, name) = (self.cache.clone(), key.to_owned());
+        on_disk(move || cache.open_to(&name, &opener)).await
     }
 }
 
-/// Places the fetched body and lets the model be seen. A body that cannot be used is thrown away, so that the
-/// next try asks the server again.
-fn publish(slot: &Slot, body: &Path, origin: &str, file: &RemoteFile, bounds: &archive::Bounds) -> Result<PathBuf, StorageError> {
+/// The name of a model in the cache. A pinned hash is part of it: another pin is another model.
+fn key_of(identity: &str, order: &Order) -> String {
+    match order.sha256 {
+        Some(sha256) => Cache::key(&format!("{identity}#sha256={}", download::Hex(&sha256))),
+        None => Cache::key(identity),
+    }
+}
+
+/// Places the fetched files and lets the model be seen. Files that cannot be used are thrown away, so that the
+/// next try asks the source again.
+fn publish(
+    slot: &Slot,
+    fetched: &[Fetched],
+    source: &Source,
+    listing: &Listing,
+    how: (&str, &archive::Bounds),
+) -> Result<Lease, StorageError> {
+    let (opener, bounds) = how;
     let files = slot.empty_files_folder()?;
-    let placed = place(body, &files, file, bounds);
+    let placed = place(fetched, &files, listing.then, bounds);
     if matches!(placed, Err(StorageError::Wrong(_))) {
         slot.discard();
     }
-    placed?;
-    slot.publish(origin)
+    slot.publish(&source.shown(), listing.version.clone(), opener, &placed?)
 }
 
-fn place(body: &Path, files: &Path, file: &RemoteFile, bounds: &archive::Bounds) -> Result<(), StorageError> {
-    let Some(packing) = file.packing else {
+/// Puts the files where they belong; tells the hash and length of those that were hashed as they came.
+fn place(
+    fetched: &[Fetched],
+    files: &Path,
+    then: Then,
+    bounds: &archive::Bounds,
+) -> Result<HashMap<PathBuf, ([u8; 32], u64)>, StorageError> {
+    if let ([file], Then::UnpackOne) = (fetched, then)
+        && let Some(packing) = file.packing
+    {
+        archive::unpack(&file.place, packing, files, &file.path, bounds)?;
+        return Ok(HashMap::new());
+    }
+    let mut known = HashMap::new();
+    for file in fetched {
         let target = files.join(&file.path);
-        return std::fs::rename(body, &target).map_err(|error| disk_error(&error, &target));
-    };
-    archive::unpack(body, packing, files, &file.path, bounds)
+        let moved = || {
+            std::fs::create_dir_all(target.parent().unwrap_or(files))?;
+            std::fs::rename(&file.place, &target)
+        };
+        moved().map_err(|error| disk_error(&error, &target))?;
+        known.insert(target, (file.sha256, file.bytes));
+    }
+    Ok(known)
 }
 
 fn not_yet_served(scheme: &str, uri: &str) -> StorageError {

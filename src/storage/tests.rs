@@ -94,8 +94,8 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let http = HttpConfig { retry_first_ms: 1, attempts_max: 3, part_bytes: 64, ..HttpConfig::default() };
-        let config = Config { cache: folder.path().join("cache"), http, ..Config::default() };
+        let download = DownloadConfig { retry_first_ms: 1, attempts_max: 3, ..DownloadConfig::default() };
+        let config = Config { cache: folder.path().join("cache"), download, ..Config::default() };
         Self { folder, config }
     }
 
@@ -138,11 +138,81 @@ async fn a_model_is_fetched_once_and_then_kept_even_without_network() {
     let last = Mutex::new(Progress::default());
     let fetched = place.storage().fetch(&Order::open(server.uri("/m.onnx")), &|now| *last.lock().unwrap() = now).await.unwrap();
     assert_eq!(std::fs::read(fetched.path().join("m.onnx")).unwrap(), model());
-    assert_eq!(*last.lock().unwrap(), Progress { bytes_done: 1000, bytes_total: Some(1000) });
+    let last = *last.lock().unwrap();
+    assert_eq!((last.bytes_done, last.bytes_total, last.files_done, last.files_total), (1000, Some(1000), 1, 1));
     let uri = server.uri("/m.onnx");
     assert_eq!(server.requests().len(), 1);
     drop(server);
     assert_eq!(place.fetch(&uri).await.unwrap().path(), fetched.path());
+}
+
+#[tokio::test]
+async fn offline_nobody_is_asked_and_what_is_kept_is_served() {
+    let (mut place, server) = (Place::new(), Server::of(vec![whole("a", 1000, &model())]).await);
+    place.config.offline = true;
+    let message = place.wrong(&server.uri("/m.onnx")).await;
+    assert!(message.contains("`storage.offline`") && message.contains("`kserved cache import`"), "{message}");
+    assert_eq!(server.requests().len(), 0);
+    place.config.offline = false;
+    place.fetch(&server.uri("/m.onnx")).await.unwrap();
+    place.config.offline = true;
+    place.fetch(&server.uri("/m.onnx")).await.unwrap();
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_pinned_hash_is_another_model_and_is_checked() {
+    let (place, server) = (Place::new(), Server::of(vec![whole("a", 4, b"data")]).await);
+    place.fetch(&server.uri("/m.onnx")).await.unwrap();
+    let pinned = |sha256: &str| Order { sha256: sha256_of_hex(sha256), ..Order::open(server.uri("/m.onnx")) };
+    // `printf data | sha256sum`
+    let right = pinned("3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7");
+    place.storage().fetch(&right, &|_| {}).await.unwrap();
+    let wrong = place.storage().fetch(&pinned(&"00".repeat(32)), &|_| {}).await.unwrap_err();
+    assert!(matches!(&wrong, StorageError::Wrong(message) if message.contains("3a6eb079")), "{wrong}");
+    assert_eq!(place.storage().cache().usage().unwrap().models_bytes, 4, "equal files lie there once");
+}
+
+#[tokio::test]
+async fn a_model_that_came_with_credentials_is_given_to_others_only_after_its_source_was_asked() {
+    let refused = answer("403 Forbidden", "", b"");
+    let answers = vec![whole("a", 4, b"data"), refused, whole("a", 4, b"data")];
+    let (place, server) = (Place::new(), Server::of(answers).await);
+    let mut with_key = Order::open(server.uri("/m.onnx"));
+    with_key.env.set("TOKEN", "secret");
+    place.storage().fetch(&with_key, &|_| {}).await.unwrap();
+    place.storage().fetch(&with_key, &|_| {}).await.unwrap();
+    assert_eq!(server.requests().len(), 1, "the same credentials are known");
+    assert!(place.wrong(&server.uri("/m.onnx")).await.contains("403 Forbidden"));
+    place.fetch(&server.uri("/m.onnx")).await.unwrap();
+    place.fetch(&server.uri("/m.onnx")).await.unwrap();
+    assert_eq!(server.requests().len(), 3, "what the source gave once is known");
+    let record = std::fs::read_to_string(walk(&place.config.cache, "model.json")).unwrap();
+    assert!(!record.contains("secret"), "{record}");
+}
+
+fn walk(folder: &Path, name: &str) -> PathBuf {
+    let models = std::fs::read_dir(folder.join("models")).unwrap();
+    models.map(|model| model.unwrap().path().join(name)).find(|path| path.exists()).unwrap()
+}
+
+#[tokio::test]
+async fn a_cache_with_a_bound_lets_the_longest_unused_go_but_nothing_that_is_used_or_pinned() {
+    let (mut place, server) = (Place::new(), Server::of(vec![whole("a", 1000, &model())]).await);
+    place.config.cache_bytes_max = 1500;
+    let storage = place.storage();
+    let order = |path: &str| Order::open(server.uri(path));
+    drop(storage.fetch(&order("/one"), &|_| {}).await.unwrap());
+    assert_eq!(storage.kept(&order("/one")).await.unwrap().unwrap().bytes, 1000);
+    // Equal bytes take no room of their own.
+    let used = storage.fetch(&order("/two"), &|_| {}).await.unwrap();
+    assert_eq!(storage.cache().models().unwrap().len(), 2);
+    let other = Server::of(vec![whole("b", 900, &vec![7; 900])]).await;
+    storage.prefetch(&Order::open(other.uri("/three")), "me", &|_| {}).await.unwrap();
+    let kept: Vec<String> = storage.cache().models().unwrap().iter().map(|model| model.record.uri.clone()).collect();
+    assert!(kept.len() == 2 && !kept.iter().any(|uri| uri.ends_with("/one")), "{kept:?}");
+    assert!(used.path().join("two").exists());
+    assert!(storage.unpin(&Order::open(other.uri("/three")), "me").await.unwrap());
 }
 
 #[tokio::test]
@@ -159,7 +229,7 @@ async fn a_new_daemon_goes_on_where_the_old_one_stopped() {
     let model = model();
     let server = Server::of(vec![whole("a", 1000, &model[..400]), rest(400, 1000, &model[400..])]).await;
     let mut place = Place::new();
-    place.config.http.attempts_max = 1;
+    place.config.download.attempts_max = 1;
     assert!(place.may_pass(&server.uri("/m.onnx")).await.contains("after 1 tries"));
     assert_eq!(place.fetched(&server, "/m.onnx").await, model);
     assert!(server.requests()[1].contains("range: bytes=400-"));
@@ -182,7 +252,7 @@ async fn a_server_that_falls_silent_is_asked_for_the_rest() {
     let model = model();
     let server = falls_silent(model.clone()).await;
     let mut place = Place::new();
-    place.config.http.stall_timeout_s = 1;
+    place.config.download.stall_timeout_s = 1;
     assert_eq!(place.fetched(&server, "/m.onnx").await, model);
     assert!(server.requests()[1].contains("range: bytes=500-"));
 }
@@ -295,7 +365,7 @@ async fn an_empty_file_is_fetched_as_such() {
 #[tokio::test]
 async fn a_file_above_the_bound_is_refused_before_and_while_it_comes() {
     let mut place = Place::new();
-    place.config.http.model_bytes_max = 100;
+    place.config.download.model_bytes_max = 100;
     let server = Server::of(vec![whole("a", 1000, &model())]).await;
     assert!(place.wrong(&server.uri("/m.onnx")).await.contains("model_bytes_max"));
     let chunk = [b"80\r\n".as_slice(), &[0; 128], b"\r\n0\r\n\r\n"].concat();
@@ -329,7 +399,7 @@ async fn an_archive_that_leaves_its_folder_is_refused_and_asked_for_again() {
         assert_eq!(server.requests().len(), tries);
     }
     let found = std::fs::read_dir(&place.config.cache).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert!(found.into_iter().all(|name| ["locks", "partial"].contains(&name.as_str())));
+    assert!(found.into_iter().all(|name| ["leases", "locks", "partial"].contains(&name.as_str())));
     assert!(!place.folder.path().join("evil").exists());
 }
 

@@ -25,6 +25,14 @@ def service(name, storage_uri, namespace=None, runtime=None, protocol="v2"):
     return "\n".join(lines)
 
 
+def hugging_face(name, storage_uri, *args):
+    """An InferenceService manifest of a Hugging Face folder; `args` go to KServe's server."""
+    lines = ["apiVersion: serving.kserve.io/v1beta1", "kind: InferenceService", "metadata:", f"  name: {name}"]
+    lines += ["spec:", "  predictor:", "    model:", "      modelFormat: {name: huggingface}", f"      storageUri: {storage_uri}"]
+    lines += [f"      args: {json.dumps(args)}", ""]
+    return "\n".join(lines)
+
+
 class Daemon:
     """A running kserved over a folder of its own; `models` is watched."""
 

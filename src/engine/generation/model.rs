@@ -9,7 +9,7 @@ use super::weights::Source;
 use super::{GenerateRequest, Generation, Generator, GeneratorInfo, SubmitError, TextTokenizer, Turns, check, gguf, tensors};
 use crate::engine::{Cancel, Engine, EngineError, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{Ability, ModelMetadata, TensorSpec};
-use crate::observe::GenerationMetrics;
+use crate::observe::StepMetrics;
 use crate::tensor::{DataType, Tensor};
 use std::path::Path;
 use std::sync::Arc;
@@ -194,7 +194,7 @@ impl Generator for TextGenerator {
     }
 
     fn serve_as(&self, model: &str, turns: Arc<dyn Turns>) {
-        self.inbox.measure(GenerationMetrics::new(model));
+        self.inbox.measure(StepMetrics::new(model));
         self.inbox.take_turns(turns);
     }
 

@@ -4,8 +4,8 @@
 //! easy to write down.
 
 use super::{
-    Event, EventSink, FinishReason, Finished, GenerateRequest, Generation, Generator, GeneratorInfo, Logprobs, SubmitError, TextStream,
-    TextTokenizer, Token, TokenLogprob, Turns, Usage, generation,
+    Event, EventSink, FinishReason, Finished, GenerateRequest, Generation, Generator, GeneratorInfo, Logprobs, Sampling, SubmitError,
+    TextStream, TextTokenizer, Token, TokenLogprob, Turns, Usage, generation,
 };
 use serde_json::json;
 use std::str::FromStr;
@@ -24,6 +24,8 @@ pub(crate) struct Scripted {
     answer: Vec<u32>,
     pace: Arc<Pace>,
     closed: AtomicBool,
+    /// What breaks at the end of each answer.
+    failure: Option<String>,
     /// The requests so far, each with its prompt as text.
     pub(crate) seen: Mutex<Vec<String>>,
 }
@@ -57,6 +59,7 @@ impl Scripted {
             answer: ids,
             pace: Arc::new(pace),
             closed: AtomicBool::new(false),
+            failure: None,
             seen: Mutex::default(),
         }
     }
@@ -64,6 +67,18 @@ impl Scripted {
     /// The same with a chat template.
     pub(crate) fn with_chat_template(mut self, template: &str) -> Self {
         Arc::make_mut(&mut self.info).chat_templates.insert("default".to_owned(), template.to_owned());
+        self
+    }
+
+    /// The same, but in place of its end every answer breaks off with a sentence.
+    pub(crate) fn failing_with(mut self, sentence: &str) -> Self {
+        self.failure = Some(sentence.to_owned());
+        self
+    }
+
+    /// The same with sampling that its makers recommend.
+    pub(crate) fn recommending(mut self, sampling: Sampling) -> Self {
+        Arc::make_mut(&mut self.info).recommended = sampling;
         self
     }
 
@@ -116,11 +131,12 @@ impl Generator for Scripted {
         }
         self.seen.lock().unwrap().push(self.tokenizer.decode(&request.prompt, false));
         let (sink, generation) = generation(2 + request.choices * (self.answer.len() + 1));
-        let (answer, tokenizer, pace) = (self.answer.clone(), Arc::clone(&self.tokenizer), Arc::clone(&self.pace));
+        let script = (self.answer.clone(), self.failure.clone());
+        let (tokenizer, pace) = (Arc::clone(&self.tokenizer), Arc::clone(&self.pace));
         std::thread::spawn(move || {
             let logprobs = prompt_logprobs(&request);
             sink.send(Event::Prompt { tokens: request.prompt.len(), cached: 0, logprobs });
-            let told = (0..request.choices).all(|choice| tell(&request, choice, &answer, &tokenizer, &sink, &pace));
+            let told = (0..request.choices).all(|choice| tell(&request, choice, &script, &tokenizer, &sink, &pace));
             *pace.abandoned.lock().unwrap() += usize::from(!told);
         });
         Ok(generation)
@@ -150,11 +166,21 @@ fn certain(id: u32, top: usize) -> Logprobs {
     Logprobs { chosen: TokenLogprob { id, logprob: 0.0 }, top: others.collect() }
 }
 
-fn tell(request: &GenerateRequest, choice: usize, answer: &[u32], tokenizer: &TextTokenizer, sink: &EventSink, pace: &Pace) -> bool {
+fn tell(
+    request: &GenerateRequest,
+    choice: usize,
+    (answer, failure): &(Vec<u32>, Option<String>),
+    tokenizer: &TextTokenizer,
+    sink: &EventSink,
+    pace: &Pace,
+) -> bool {
     let mut stream = TextStream::new(request.stop.clone(), request.include_stop);
     let mut usage = Usage { prompt_tokens: request.prompt.len(), ..Usage::default() };
     let end = |reason, text, usage| sink.send(Event::Finished(Finished { choice, reason, text, usage }));
     for &id in answer {
+        if let (END, Some(sentence)) = (id, failure) {
+            return end(FinishReason::Failed(sentence.clone()), stream.finish(), usage);
+        }
         if request.max_tokens == Some(usage.completion_tokens) {
             return end(FinishReason::Length, stream.finish(), usage);
         }

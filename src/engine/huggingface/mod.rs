@@ -2,19 +2,40 @@
 //!
 //! The folder and the runtime's flags say the task. Encoders are served here; what makes text is handed on.
 
+pub mod answers;
+pub mod encoder;
 pub mod flags;
 pub mod folder;
+mod model;
+mod on_candle;
+mod on_onnx;
+pub mod pooling;
+pub mod safetensors;
+pub mod settings;
 pub mod task;
+pub mod texts;
+pub mod tokenizer;
 
 use super::generation::{self, FolderFiles, GenerationConfig};
 use super::{EngineLoader, LoadError, LoadOptions, LoadedModel};
-use flags::Flags;
+use crate::inference::{Ability, ModelMetadata};
+use answers::Answers;
+use candle_core::{DType, Device};
+use encoder::Encoder;
+use flags::{Backend, Dtype, Flags};
 use folder::{Folder, Found};
+use model::TextModel;
+use on_candle::CandleBackend;
+use on_onnx::OnnxBackend;
+use pooling::Pooling;
+use safetensors::Weights;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use settings::Settings;
 use std::path::Path;
 use std::sync::Arc;
 use task::Task;
+use tokenizer::TextTokenizer;
 
 /// The `huggingface` part of the daemon's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,22 +53,24 @@ pub struct HuggingFaceConfig {
 
 impl Default for HuggingFaceConfig {
     fn default() -> Self {
-        Self { batch_tokens_max: 16_384, batch_texts_max: 64, json_bytes_max: 8 << 20, tokenizer_bytes_max: 128 << 20 }
+        Self { batch_tokens_max: 4096, batch_texts_max: 64, json_bytes_max: 8 << 20, tokenizer_bytes_max: 128 << 20 }
     }
 }
 
 /// Loads Hugging Face models.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HuggingFaceLoader {
     config: HuggingFaceConfig,
     generation: GenerationConfig,
+    /// Loads ONNX exports.
+    onnx: Arc<dyn EngineLoader>,
 }
 
 impl HuggingFaceLoader {
-    /// A loader by its settings.
+    /// A loader by its settings; `onnx` loads the exports that lie in folders.
     #[must_use]
-    pub const fn new(config: HuggingFaceConfig, generation: GenerationConfig) -> Self {
-        Self { config, generation }
+    pub fn new(config: HuggingFaceConfig, generation: GenerationConfig, onnx: Arc<dyn EngineLoader>) -> Self {
+        Self { config, generation, onnx }
     }
 }
 
@@ -60,10 +83,120 @@ impl EngineLoader for HuggingFaceLoader {
         }
         let found = folder::find(model, &self.config)?;
         let task = task_of(&found, &flags)?;
-        if task.is_generative() {
-            return self.writer(found, task, &flags, options);
+        match found {
+            Found::Folder(folder) if !task.is_generative() => self.encoder(&folder, task, &flags, options),
+            Found::Gguf(_) if !task.is_generative() => Err(LoadError::InvalidModel(format!("a GGUF file is not served for task `{task}`"))),
+            found => self.writer(found, task, &flags, options),
         }
-        Err(LoadError::InvalidModel(format!("task `{task}` is not served yet")))
+    }
+}
+
+impl HuggingFaceLoader {
+    /// Loads what answers texts with labels, vectors or words.
+    fn encoder(&self, folder: &Folder, task: Task, flags: &Flags, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let config = folder.required_json("config.json")?;
+        let settings = Settings::new(&config);
+        let tokenizer = TextTokenizer::new(tokenizer::read(folder)?, tokens_max(folder, settings, flags)?, flags)?;
+        let pooling = (task == Task::TextEmbedding).then(|| Pooling::read(folder, flags)).transpose()?;
+        let answers = Answers::new(task, flags, width(settings, task)?, pooling);
+        let mark = mask(folder, &tokenizer)?;
+        let export = self.export(folder, flags, options, (settings, task, mark))?;
+        let (engine, backend): (_, Box<dyn model::Backend>) = if let Some(export) = export {
+            ("onnxruntime", Box::new(export))
+        } else {
+            encoder::family(settings)?;
+            let weights = Weights::open(folder, dtype(flags.dtype), &Device::Cpu)?;
+            let encoder = Encoder::load(settings, task, &weights)?;
+            ("candle", Box::new(CandleBackend::new(encoder, mark, Device::Cpu, options.intra_op_threads)))
+        };
+        let metadata = self.metadata(engine, task, &answers);
+        Ok(Arc::new(TextModel::new(metadata, tokenizer, answers, backend, self.config.batch_tokens_max)))
+    }
+
+    /// The folder's export, where there is one and nothing else is asked for.
+    fn export(
+        &self,
+        folder: &Folder,
+        flags: &Flags,
+        options: &LoadOptions,
+        (settings, task, mark): (Settings<'_>, Task, Option<u32>),
+    ) -> Result<Option<OnnxBackend>, LoadError> {
+        let file = match (flags.backend, folder.onnx()) {
+            (Backend::Candle, _) | (Backend::Auto, None) => return Ok(None),
+            (_, Some(file)) => file,
+            (Backend::Onnx, None) => {
+                let found = folder.listed();
+                return Err(LoadError::InvalidModel(format!("no `model.onnx` or `onnx/model.onnx` here; found: {found}")));
+            }
+        };
+        match OnnxBackend::load(&*self.onnx, &file, options, (task, mark, settings.count("vocab_size")?)) {
+            Err(LoadError::EngineUnavailable(why)) if flags.backend == Backend::Auto => {
+                tracing::warn!("the model's ONNX export is passed over: {why}");
+                Ok(None)
+            }
+            loaded => loaded.map(Some),
+        }
+    }
+
+    fn metadata(&self, engine: &str, task: Task, answers: &Answers) -> ModelMetadata {
+        let abilities = match task {
+            Task::TextEmbedding => vec![Ability::Embeddings],
+            Task::Rerank => vec![Ability::Rerank],
+            _ => Vec::new(),
+        };
+        ModelMetadata {
+            platform: format!("huggingface_{engine}"),
+            inputs: texts::inputs(task),
+            outputs: answers.specs(),
+            any_input_name: true,
+            rows_joined: if answers.joins() { self.config.batch_texts_max } else { 0 },
+            abilities,
+            ..ModelMetadata::default()
+        }
+    }
+}
+
+/// How many tokens of a text are taken: what the flag says, else the folder, and never more than the model has positions for.
+fn tokens_max(folder: &Folder, settings: Settings<'_>, flags: &Flags) -> Result<usize, LoadError> {
+    let positions = encoder::bounds(settings)?.positions;
+    if let Some(asked) = flags.max_model_len {
+        if asked > positions {
+            return Err(LoadError::InvalidModel(format!(
+                "`--max_model_len` {asked} is more than the {positions} tokens the model has positions for"
+            )));
+        }
+        return Ok(asked);
+    }
+    let of = |name: &str, member: &str| -> Result<Option<usize>, LoadError> {
+        let value = folder.json(name)?.unwrap_or_default();
+        Ok(value[member].as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0))
+    };
+    let said = [of("sentence_bert_config.json", "max_seq_length")?, of("tokenizer_config.json", "model_max_length")?];
+    Ok(said.into_iter().flatten().fold(positions, usize::min))
+}
+
+/// Numbers of a vector, or labels, or words.
+fn width(settings: Settings<'_>, task: Task) -> Result<usize, LoadError> {
+    match task {
+        Task::TextEmbedding if settings.text("model_type") == Some("distilbert") => settings.count("dim"),
+        Task::TextEmbedding => settings.count("hidden_size"),
+        Task::FillMask => settings.count("vocab_size"),
+        _ => Ok(labels(settings)),
+    }
+}
+
+/// The mask's token, by the tokenizer's settings, else by its usual names.
+fn mask(folder: &Folder, tokenizer: &TextTokenizer) -> Result<Option<u32>, LoadError> {
+    let settings = folder.json("tokenizer_config.json")?.unwrap_or_default();
+    let named = tokenizer::special_token(&settings["mask_token"]);
+    Ok(named.as_deref().into_iter().chain(["[MASK]", "<mask>"]).find_map(|token| tokenizer.id(token)))
+}
+
+const fn dtype(asked: Dtype) -> DType {
+    match asked {
+        Dtype::Auto | Dtype::Float32 => DType::F32,
+        Dtype::Float16 => DType::F16,
+        Dtype::Bfloat16 => DType::BF16,
     }
 }
 
@@ -73,7 +206,7 @@ impl HuggingFaceLoader {
         let folder = match found {
             Found::Gguf(path) => return generation::load_gguf(&path, flags.max_model_len, options, &self.generation),
             Found::Folder(_) if task == Task::Text2TextGeneration => {
-                return Err(LoadError::InvalidModel(format!("task `{task}` is not served yet")));
+                return Err(LoadError::InvalidModel(format!("task `{task}` is not served: decoders of task `text_generation` are")));
             }
             Found::Folder(folder) => folder,
         };
@@ -114,12 +247,15 @@ fn inferred(folder: &Folder, config: &Value) -> Result<Task, String> {
     }
     let architecture = config["architectures"][0].as_str();
     let architecture = architecture.ok_or("it names no `architectures`\n\nhint: name the task with `--task`")?;
-    Task::of_architecture(architecture, labels(config))
+    Task::of_architecture(architecture, labels(Settings::new(config)))
 }
 
 /// How many labels a classifier tells apart; two where nothing is said, as in Hugging Face's own library.
-fn labels(config: &Value) -> usize {
-    let named = config["id2label"].as_object().map(serde_json::Map::len);
-    let counted = config["num_labels"].as_u64().and_then(|count| usize::try_from(count).ok());
+fn labels(settings: Settings<'_>) -> usize {
+    let named = settings.value("id2label").as_object().map(serde_json::Map::len).filter(|count| *count > 0);
+    let counted = settings.value("num_labels").as_u64().and_then(|count| usize::try_from(count).ok());
     named.or(counted).unwrap_or(2)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,5 +4,5 @@ mod graphs;
 mod http;
 mod sockets;
 mod streams;
-mod support;
+pub(super) mod support;
 mod table;

@@ -1,5 +1,6 @@
 //! A scripted model behind real doors.
 
+use crate::engine::generation::Generator;
 use crate::engine::{Cancel, Engine, EngineError, LoadedModel};
 use crate::inference::{ModelMetadata, TensorSpec};
 use crate::pool::threads::ThreadBudget;
@@ -9,7 +10,7 @@ use crate::protocol::entrance::Entrance;
 use crate::protocol::{Config, Doors};
 use crate::router::graph::Graphs;
 use crate::router::repository::Command;
-use crate::router::{Repository, Route, RouteTable, Router, Target};
+use crate::router::{Repository, Roads, Route, RouteTable, Router, Target};
 use crate::tensor::{DataType, Tensor};
 use axum::body::Body;
 use http::{Request, Response};
@@ -21,10 +22,10 @@ use tokio::sync::{mpsc, watch};
 
 /// Runs of all `echo` models; tells whether a dropped request cost engine time.
 #[derive(Debug, Default)]
-pub(super) struct Script {
-    pub(super) runs: AtomicUsize,
+pub(crate) struct Script {
+    pub(crate) runs: AtomicUsize,
     /// Held by a test while a `wait` model shall not go on.
-    pub(super) gate: tokio::sync::Mutex<()>,
+    pub(crate) gate: tokio::sync::Mutex<()>,
 }
 
 /// What a scripted model does.
@@ -73,22 +74,43 @@ impl Engine for Worker {
     }
 }
 
+/// A model that writes, and nothing else.
+#[derive(Debug)]
+struct Writer {
+    metadata: Arc<ModelMetadata>,
+    generator: Arc<dyn Generator>,
+}
+
+impl LoadedModel for Writer {
+    fn metadata(&self) -> &Arc<ModelMetadata> {
+        &self.metadata
+    }
+
+    fn worker(&self) -> Result<Box<dyn Engine>, EngineError> {
+        Err(EngineError::Failed("it only writes".to_owned()))
+    }
+
+    fn generator(&self) -> Option<Arc<dyn Generator>> {
+        Some(Arc::clone(&self.generator))
+    }
+}
+
 fn metadata() -> ModelMetadata {
     let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 2], optional: false };
     ModelMetadata { platform: "scripted".to_owned(), inputs: vec![spec("x")], outputs: vec![spec("y")], ..ModelMetadata::default() }
 }
 
 /// Doors with their models, and the ends that the control side would hold.
-pub(super) struct House {
-    pub(super) script: Arc<Script>,
-    pub(super) ready: watch::Sender<bool>,
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) doors: Doors,
+pub(crate) struct House {
+    pub(crate) script: Arc<Script>,
+    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) doors: Doors,
 }
 
 impl House {
     /// `echo`, `fail`, `panic` and `loading` in `default`, another `echo` and `private` in `team`.
-    pub(super) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         let (router, script) = (Router::default(), Arc::new(Script::default()));
         let house_routes = [
             ready("default", "echo", Behaviour::Echo, &script),
@@ -108,22 +130,35 @@ impl House {
         Self { script, ready, commands, doors }
     }
 
-    pub(super) fn door(&self) -> Arc<Door> {
+    /// One more model in `default`, which writes what a script says.
+    pub(crate) fn add_writer(&self, name: &str, generator: Arc<dyn Generator>) {
+        let model = Writer { metadata: Arc::new(metadata()), generator };
+        let handle = ModelHandle::start(Arc::new(model), options(name), ThreadBudget::new(1));
+        let now = Roads { route: Some(Arc::new(route("default", name, Target::Ready(handle)))), labels: Vec::new() };
+        let table = self.doors.router.load().with(&Roads::default(), &now);
+        self.doors.router.swap(table);
+    }
+
+    pub(crate) fn door(&self) -> Arc<Door> {
         self.doors.clone().open().door
     }
 
-    pub(super) fn http(&self) -> Entrance {
+    pub(crate) fn http(&self) -> Entrance {
         Entrance::http(&self.door(), Some(Ipv4Addr::LOCALHOST.into()), None)
     }
 
-    pub(super) fn grpc(&self) -> Entrance {
+    pub(crate) fn grpc(&self) -> Entrance {
         Entrance::grpc(&self.door(), Some(Ipv4Addr::LOCALHOST.into()))
     }
 }
 
 fn ready(namespace: &str, name: &str, behaviour: Behaviour, script: &Arc<Script>) -> Route {
     let model = Arc::new(Scripted { behaviour, metadata: Arc::new(metadata()), script: Arc::clone(script) });
-    let options = PoolOptions {
+    route(namespace, name, Target::Ready(ModelHandle::start(model, options(name), ThreadBudget::new(1))))
+}
+
+fn options(name: &str) -> PoolOptions {
+    PoolOptions {
         model: name.to_owned(),
         revision: format!("{name}-predictor-00001"),
         workers_max: 1,
@@ -132,8 +167,7 @@ fn ready(namespace: &str, name: &str, behaviour: Behaviour, script: &Arc<Script>
         worker_idle_s: 1,
         inline_run_max: std::time::Duration::ZERO,
         batching: None,
-    };
-    route(namespace, name, Target::Ready(ModelHandle::start(model, options, ThreadBudget::new(1))))
+    }
 }
 
 fn route(namespace: &str, name: &str, target: Target) -> Route {
@@ -151,23 +185,23 @@ fn route(namespace: &str, name: &str, target: Target) -> Route {
 pub(super) const TWO_NUMBERS: &str = r#"{"id":"7","inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1.5,-2]}]}"#;
 
 /// A JSON POST to `path` on `localhost`.
-pub(super) fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
+pub(crate) fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
     Request::post(path).header("host", "localhost").header("content-type", "application/json").body(body.into()).unwrap()
 }
 
 /// A GET of `path` on a host.
-pub(super) fn get(host: &str, path: &str) -> Request<Body> {
+pub(crate) fn get(host: &str, path: &str) -> Request<Body> {
     Request::get(path).header("host", host).body(Body::empty()).unwrap()
 }
 
 /// Status and body as text.
-pub(super) async fn text(response: Response<Body>) -> (u16, String) {
+pub(crate) async fn text(response: Response<Body>) -> (u16, String) {
     let status = response.status().as_u16();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The answer of the HTTP door, as status and text.
-pub(super) async fn ask(house: &House, request: Request<Body>) -> (u16, String) {
+pub(crate) async fn ask(house: &House, request: Request<Body>) -> (u16, String) {
     text(house.http().answer(request).await).await
 }

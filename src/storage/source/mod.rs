@@ -3,6 +3,8 @@
 //! A source asks and says what the answer means; it never waits to try again, never writes, and keeps nothing.
 //! Parts, tries, digests, the disk and the cache are the download's (`download.rs`).
 
+#[cfg(test)]
+pub(super) mod scripted;
 pub(super) mod web;
 
 use super::StorageError;
@@ -16,6 +18,9 @@ use std::time::Duration;
 pub(super) enum Source {
     /// One file on a web server.
     Web(web::Source),
+    /// A test's own.
+    #[cfg(test)]
+    Scripted(scripted::Scripted),
 }
 
 /// What lies at a source.
@@ -33,7 +38,7 @@ pub(super) struct Listing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     /// They are the model.
-    #[expect(dead_code, reason = "a web address names one file; the stores that list come next")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "a web address names one file; the stores that list come next"))]
     Keep,
     /// A single file that is an archive is unpacked, as KServe does; several files are the model.
     UnpackOne,
@@ -57,7 +62,7 @@ pub(super) struct RemoteFile {
 }
 
 /// A hash of a file's bytes.
-#[expect(dead_code, reason = "web servers tell no digest; the stores that do come next")]
+#[cfg_attr(not(test), expect(dead_code, reason = "web servers tell no digest; the stores that do come next"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Digest {
     /// Hugging Face's large files, OCI's blobs, what users pin.
@@ -88,7 +93,6 @@ pub(super) struct Answer {
     /// The version, if the source says one that can be asked for.
     pub(super) validator: Option<String>,
     /// What the whole file must hash to, if the source says.
-    #[expect(dead_code, reason = "web servers tell no digest; the stores that do come next")]
     pub(super) digest: Option<Digest>,
     /// The bytes; ends early with a refusal.
     pub(super) bytes: BoxStream<'static, Result<Bytes, Refusal>>,
@@ -111,6 +115,8 @@ impl Source {
     pub(super) async fn list(&self) -> Result<Listing, Refusal> {
         match self {
             Self::Web(source) => Ok(source.list()),
+            #[cfg(test)]
+            Self::Scripted(source) => Ok(source.list()),
         }
     }
 
@@ -118,6 +124,8 @@ impl Source {
     pub(super) async fn read(&self, file: &RemoteFile, ask: &Ask) -> Result<Answer, Refusal> {
         match self {
             Self::Web(source) => source.read(file, ask).await,
+            #[cfg(test)]
+            Self::Scripted(source) => source.read(file, ask),
         }
     }
 
@@ -125,6 +133,8 @@ impl Source {
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Web(source) => source.shown(),
+            #[cfg(test)]
+            Self::Scripted(_) => "scripted://".to_owned(),
         }
     }
 }

@@ -44,10 +44,6 @@ impl Web {
         Self { config, client: OnceLock::new() }
     }
 
-    pub(in super::super) const fn config(&self) -> &HttpConfig {
-        &self.config
-    }
-
     /// The file that a URI names.
     ///
     /// # Errors
@@ -206,7 +202,6 @@ fn build_client(config: &HttpConfig) -> Result<Client, reqwest::Error> {
     Client::builder()
         .user_agent(concat!("kserved/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(config.connect_timeout_s))
-        .read_timeout(Duration::from_secs(config.stall_timeout_s))
         .redirect(follow)
         .build()
 }

@@ -2,6 +2,7 @@
 
 use super::lanes::Lanes;
 use super::linear::Group;
+use half::f16;
 
 /// The function between the two halves of a feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +115,7 @@ pub(super) fn quantise<V: Lanes>(numbers: &[f32], groups: &mut [Group]) {
         let (low, high) = (V::load(&part(numbers, 0, 0.0)), V::load(&part(numbers, 16, 0.0)));
         let largest = low.abs().max(high.abs()).max_of_all();
         let scale = largest / 127.0;
-        let inverse = V::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
+        let inverse = V::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
         let mut whole = [[0_i32; 16]; 2];
         low.mul(inverse).to_whole(&mut whole[0]);
         high.mul(inverse).to_whole(&mut whole[1]);
@@ -131,5 +132,7 @@ fn group_of(whole: &[[i32; 16]; 2], scale: f32) -> Group {
     };
     #[expect(clippy::cast_precision_loss, reason = "32 bytes add up to less than 2^13")]
     let scaled_sum = scale * (sums[0] + sums[1]) as f32;
-    Group { quads: std::array::from_fn(quad), scale, scaled_sum, sums }
+    // llama.cpp keeps both in half precision; so do we, for the same answers.
+    let half = |number: f32| f16::from_f32(number).to_f32();
+    Group { quads: std::array::from_fn(quad), scale: half(scale), scaled_sum: half(scaled_sum), sums }
 }

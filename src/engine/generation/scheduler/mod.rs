@@ -18,7 +18,7 @@ use super::kernels::{BLOCK_TOKENS, Level};
 use super::request::GenerateRequest;
 use super::{SubmitError, TextTokenizer, Turns};
 use crate::inference::Priority;
-use crate::observe::GenerationMetrics;
+use crate::observe::StepMetrics;
 use plan::Part;
 use sequence::{Ends, Sequence};
 use std::collections::VecDeque;
@@ -32,7 +32,7 @@ pub(super) struct Inbox {
     state: Mutex<State>,
     news: Condvar,
     turns: OnceLock<Arc<dyn Turns>>,
-    metrics: OnceLock<GenerationMetrics>,
+    metrics: OnceLock<StepMetrics>,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ impl Inbox {
         let _ = self.turns.set(turns);
     }
 
-    pub(super) fn measure(&self, metrics: GenerationMetrics) {
+    pub(super) fn measure(&self, metrics: StepMetrics) {
         let _ = self.metrics.set(metrics);
     }
 
@@ -296,7 +296,7 @@ impl Scheduler {
         let Some(mut sequence) = self.running.pop() else { return };
         self.blocks.release(&mut sequence.blocks);
         sequence.computed = 0;
-        self.metrics(GenerationMetrics::preempted);
+        self.metrics(StepMetrics::preempted);
         self.parts.inbox.lock().waiting += 1;
         self.waiting[sequence.asked.request.priority.lane()].push_front(sequence);
     }
@@ -328,7 +328,6 @@ impl Scheduler {
         let Parts { info, tokenizer, .. } = &self.parts;
         let ends = Ends { info, tokenizer, level: Level::best() };
         let width = self.parts.decoder.vocabulary();
-        let now = Instant::now();
         let mut rows = wanted.iter().zip(logits.chunks_mut(width)).peekable();
         let (mut first_row, mut done) = (0, Vec::new());
         for part in parts {
@@ -344,9 +343,6 @@ impl Scheduler {
                 sequence.tell_of_prompt(&ends, position, logits);
                 if complete && position + 1 == sequence.computed {
                     let reason = sequence.grow(&ends, logits);
-                    if let Some(metrics) = self.parts.inbox.metrics.get() {
-                        metrics.token(sequence.asked.since, sequence.last_token_at.replace(now), now);
-                    }
                     done.extend(reason.map(|reason| (part.sequence, reason)));
                 }
             }
@@ -356,12 +352,11 @@ impl Scheduler {
         for (at, reason) in done.into_iter().rev() {
             let mut sequence = self.running.remove(at);
             self.blocks.release(&mut sequence.blocks);
-            self.metrics(|metrics| metrics.ended(sequence.asked.since.elapsed(), reason_name(&reason)));
             sequence.finish(reason);
         }
     }
 
-    fn metrics(&self, record: impl FnOnce(&GenerationMetrics)) {
+    fn metrics(&self, record: impl FnOnce(&StepMetrics)) {
         if let Some(metrics) = self.parts.inbox.metrics.get() {
             record(metrics);
         }
@@ -371,15 +366,5 @@ impl Scheduler {
         let used = self.blocks.count() - self.blocks.free();
         let waiting = self.waiting.iter().map(VecDeque::len).sum();
         self.metrics(|metrics| metrics.state(self.running.len(), waiting, used, self.blocks.count()));
-    }
-}
-
-/// The name of a reason as vLLM's metrics write it.
-const fn reason_name(reason: &FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Length => "length",
-        FinishReason::Cancelled | FinishReason::DeadlineExceeded => "abort",
-        FinishReason::Failed(_) => "error",
-        _ => "stop",
     }
 }

@@ -53,8 +53,6 @@ pub(super) struct Sequence {
     mask: Option<Box<dyn TokenMask>>,
     stream: TextStream,
     most_tokens: usize,
-    /// When its last token came.
-    pub(super) last_token_at: Option<Instant>,
 }
 
 /// The tokens that end an answer and the room there is.
@@ -98,7 +96,6 @@ pub(super) fn choices(request: GenerateRequest, sink: EventSink, now: Instant, c
         mask: mask.as_ref().map(|mask| mask.fork()),
         stream: TextStream::new(request.stop.clone(), request.include_stop),
         most_tokens,
-        last_token_at: None,
     };
     (0..count).map(sequence).collect()
 }

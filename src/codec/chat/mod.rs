@@ -1,0 +1,8 @@
+//! Messages to a prompt, and a model's way of calling tools back to tool calls.
+//!
+//! Pure: the clock comes in as an argument. What a door does with it is not known here.
+
+mod python;
+mod template;
+
+pub use template::{ChatTemplate, Conversation, TemplateError, TemplateLimits};

@@ -1,0 +1,147 @@
+"""Downloads that are killed, and the cache on the command line, with the real binary and a real web server."""
+
+import hashlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from daemon import BINARY, ROOT, service
+from file_server import FileServer
+
+MIB = 1 << 20
+KILLS = 50
+CONTENT = random.Random(5).randbytes(48 * MIB)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SPEED = 8 * MIB
+
+
+@pytest.fixture
+def server():
+    started = FileServer(CONTENT, SPEED)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def small_server():
+    started = FileServer((ROOT / "models" / "iris" / "model.onnx").read_bytes())
+    yield started
+    started.stop()
+
+
+def command(cache, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KSERVED_")}
+    environment["KSERVED_STORAGE_CACHE"] = str(cache)
+    return [BINARY, *arguments], {"env": environment, "cwd": pathlib.Path(cache).parent}
+
+
+def run(cache, *arguments, code=0, piped=None):
+    """Runs a command to its end and gives what it printed."""
+    words, settings = command(cache, *arguments)
+    ended = subprocess.run(words, input=piped, capture_output=True, timeout=60, **settings)
+    assert ended.returncode == code, ended.stderr.decode()
+    return ended.stdout if piped is not None or "-" in arguments else (ended.stdout + ended.stderr).decode()
+
+
+def noted(cache):
+    """The ranges that the ledgers of unfinished downloads say are safe."""
+    ledgers = [json.loads(path.read_text()) for path in pathlib.Path(cache).glob("partial/*/ledger.json")]
+    return [(start, until) for ledger in ledgers for note in ledger.values() for start, until in note["written"]]
+
+
+def whole(cache):
+    return [path for path in pathlib.Path(cache).glob("models/*/files/*") if path.is_file()]
+
+
+def test_a_download_killed_at_fifty_moments_is_never_corrupt_and_never_begins_from_zero(tmp_path, server):
+    moments, cache, finished, resumed = random.Random(1), tmp_path / "cache", 0, 0
+    parts = ["--set", f"storage.download.part_bytes={MIB}", "--set", "storage.download.parts_in_flight_max=3"]
+    for _ in range(KILLS):
+        before, seen = noted(cache), len(server.asked)
+        words, settings = command(cache, "pull", "--quiet", *parts, f"{server.address}/model-{finished}.onnx")
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings)
+        # A moment is a number of bytes, so that a slow machine has as many of them as a fast one.
+        enough, deadline = server.sent + moments.randrange(4 * MIB), time.monotonic() + 60
+        while process.poll() is None and server.sent < enough and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (0, -signal.SIGKILL), process.stderr.read()
+        process.stderr.close()
+        again = [(start, end) for _, start, end in server.asked[seen:] for a, b in before if start < b and a < end]
+        assert not again, f"asked again for what was safe: {again} of {before}"
+        resumed += bool(before)
+        models = whole(cache)
+        assert all(hashlib.sha256(path.read_bytes()).hexdigest() == SHA256 for path in models), "what is seen is whole"
+        finished = len(models)
+    assert resumed, "some restart had something to go on from"
+    server.bytes_per_second = None
+    run(cache, "pull", "--quiet", *parts, f"{server.address}/model-{finished}.onnx")
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in whole(cache)} == {SHA256}
+
+
+def test_a_pinned_hash_is_checked_and_a_wrong_one_keeps_nothing(tmp_path, server):
+    server.bytes_per_second = None
+    cache, uri = tmp_path / "cache", f"{server.address}/m.onnx"
+    path = pathlib.Path(run(cache, "pull", "--quiet", "--sha256", SHA256, uri).strip())
+    assert hashlib.sha256((path / "m.onnx").read_bytes()).hexdigest() == SHA256
+    refused = run(cache, "pull", "--sha256", "00" * 32, uri, code=1)
+    assert SHA256 in refused and "00" * 32 in refused
+    assert len(whole(cache)) == 1
+    run(cache, "pull", "--sha256", "abc", uri, code=2)
+
+
+def test_a_start_without_network_serves_what_was_pulled(daemon, small_server):
+    uri = f"{small_server.address}/model.onnx"
+    run(daemon.folder / "cache", "pull", uri)
+    small_server.stop()
+    daemon.write("iris.yaml", service("iris", uri))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        daemon.start()
+    finally:
+        del os.environ["HF_HUB_OFFLINE"]
+    assert daemon.client.get("/v2/models/iris/ready").status == 200
+    listed = json.loads(run(daemon.folder / "cache", "cache", "list", "-o", "json"))
+    assert [model["in_use"] for model in listed["models"]] == [True]
+    # Another process never removes what this daemon serves.
+    run(daemon.folder / "cache", "cache", "prune", "--all")
+    run(daemon.folder / "cache", "cache", "rm", uri, code=1)
+    assert len(whole(daemon.folder / "cache")) == 1
+    daemon.stop()
+    run(daemon.folder / "cache", "cache", "rm", uri)
+    assert not whole(daemon.folder / "cache")
+
+
+def test_the_cache_is_listed_pinned_verified_repaired_and_carried_to_another_machine(tmp_path, small_server):
+    here, there = tmp_path / "here", tmp_path / "there"
+    uris = [f"{small_server.address}/{name}.onnx" for name in ["a", "b"]]
+    run(here, "pull", *uris)
+    listed = run(here, "cache", "list")
+    assert all(uri in listed for uri in uris) and "models: " in listed
+    run(here, "cache", "pin", uris[0])
+    assert "pinned by `user`" in run(here, "cache", "rm", uris[0], code=1)
+    assert uris[1] in run(here, "cache", "prune", "--all")
+    assert uris[0] in run(here, "cache", "list")
+    run(here, "cache", "export", str(tmp_path / "models.tar"))
+    run(there, "cache", "import", str(tmp_path / "models.tar"))
+    assert "1 models, 0 damaged" in run(there, "cache", "verify")
+    model = whole(there)[0]
+    content = bytearray(model.read_bytes())
+    content[100] ^= 1
+    model.unlink()
+    model.write_bytes(content)
+    assert "a.onnx: it hashes to" in run(there, "cache", "verify", code=1)
+    assert "removed: " in run(there, "cache", "verify", "--repair")
+    assert not whole(there)
+    run(here, "cache", "unpin", uris[0])
+    tar = run(here, "cache", "export", "-")
+    assert b"imported: " in run(there, "cache", "import", "-", piped=tar)
+    assert b"was here: " in run(there, "cache", "import", "-", piped=tar)
+    shutil.rmtree(here)
+    assert "models: 0 B" in run(here, "cache", "list")
