@@ -95,6 +95,10 @@ bench-density: build ## 1,000 services in one folder, and 300 whose weights are 
 bench-minilm: build ## a sentence encoder with and without batching against ONNX Runtime in process
 	$(call measure,minilm)
 
+.PHONY: bench-embeddings
+bench-embeddings: build ## embeddings over OpenAI's endpoint on Candle and ONNX against ONNX Runtime in process (and infinity, if given)
+	$(call measure,embeddings)
+
 .PHONY: bench-many
 bench-many: build ## 10,000 resources in one folder: start, memory, and from an edited file to its new status
 	$(call measure,many)

@@ -7,7 +7,7 @@ mod layers;
 mod sections;
 
 pub use layers::{Origin, Override, Text};
-pub use sections::{Autoscaling, Control, DeploymentMode, Grpc, Http, Log, LogFormat, Memory, Pool, Shutdown};
+pub use sections::{Autoscaling, Control, DeploymentMode, Grpc, Http, LocalModels, Log, LogFormat, Memory, Pool, Shutdown};
 
 use crate::api::problem::did_you_mean;
 use crate::engine::generation::GenerationConfig;
@@ -62,6 +62,8 @@ pub struct Config {
     pub generation: GenerationConfig,
     /// Where models may come from.
     pub storage: storage::Config,
+    /// This machine as a node, for models that are fetched beforehand.
+    pub local_models: LocalModels,
     /// Watching and rolling out.
     pub control: Control,
     /// Copies of requests and answers, where services ask for them.
@@ -91,6 +93,7 @@ impl Default for Config {
             huggingface: HuggingFaceConfig::default(),
             generation: GenerationConfig::default(),
             storage: storage::Config::default(),
+            local_models: LocalModels::default(),
             control: Control::default(),
             logger: logger::Config::default(),
             shutdown: Shutdown::default(),

@@ -14,6 +14,7 @@ use crate::engine::huggingface::HuggingFaceLoader;
 use crate::engine::onnx::OnnxLoader;
 use crate::protocol::{self, Doors, Listener, OpenDoors, kube};
 use crate::resolve::scale::ScaleDefaults;
+use crate::resolve::storage_env::StorageEnv;
 use crate::router::graph::Graphs;
 use crate::router::{Logbook, Repository, Router};
 use crate::shutdown::{Shutdown, Signals};
@@ -39,15 +40,15 @@ const METRICS_FOLD: Duration = Duration::from_secs(5);
 
 /// Serves until a signal asks for the end; the process's exit code.
 ///
-/// `ports_file` gets `{"http": N, "grpc": N}` once both doors listen.
+/// `env` holds the process's variables, which open stores where resources do not. `ports_file` gets `{"http": N, "grpc": N}` once both doors listen.
 ///
 /// # Errors
 /// What keeps the daemon from starting: a door that cannot be bound, a missing key.
-pub async fn run(config: Config, ports_file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+pub async fn run(config: Config, env: StorageEnv, ports_file: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let signals = Signals::catch().context("cannot catch signals")?;
     let metrics = telemetry::install_metrics()?;
     let (trigger, shutdown) = Shutdown::new();
-    let server = Server::start(config, Some(metrics)).await?;
+    let server = Server::start(config, env, Some(metrics)).await?;
     if let Some(path) = ports_file {
         ports::write(&path, server.http, server.grpc).with_context(|| format!("cannot write the ports file `{}`", path.display()))?;
     }
@@ -80,7 +81,7 @@ impl Server {
     ///
     /// # Errors
     /// An address that is taken or may not be bound without a key.
-    pub async fn start(config: Config, metrics: Option<Metrics>) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, env: StorageEnv, metrics: Option<Metrics>) -> anyhow::Result<Self> {
         protocol::check_bind(config.http.host, &config.protocol)?;
         let http = bind(SocketAddr::new(config.http.host, config.http.port), "http.port").await?;
         let grpc = bind(SocketAddr::new(config.http.host, config.grpc.port), "grpc.port").await?;
@@ -95,7 +96,7 @@ impl Server {
         engines.add("huggingface", Arc::new(huggingface));
         engines.add("onnx", onnx);
         let (router, (repository, commands)) = (Router::default(), Repository::channel());
-        let storage = Storage::new(config.storage.clone());
+        let storage = Storage::new(config.storage.clone(), env);
         let announce = Box::new(move |model: &control::ModelReady| banner.model_ready(model));
         let logbook = Logbook::new(config.logger.clone());
         let control = Control::start(control_config(&config), engines, storage, (router.clone(), commands), (announce, logbook.clone()));
@@ -274,6 +275,8 @@ fn control_config(config: &Config) -> control::Config {
         shadow_requests_max: config.control.shadow_requests_max,
         shadow_bytes_max: config.control.shadow_bytes_max,
         graphs: config.graphs.bounds(),
+        node_name: config.local_models.node_name.clone(),
+        node_labels: config.local_models.node_labels.clone(),
     }
 }
 
@@ -323,7 +326,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_daemon_over_empty_folders_is_ready_and_ends_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        let server = Server::start(config(folder.path()), None).await.unwrap();
+        let server = Server::start(config(folder.path()), StorageEnv::default(), None).await.unwrap();
         server.ready().wait_for(|ready| *ready).await.unwrap();
         assert_eq!(get(&server, "/readyz").await.status(), 200);
         assert_eq!(get(&server, "/apis/serving.kserve.io/v1beta1/inferenceservices").await.status(), 200);
@@ -339,7 +342,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = config(folder.path());
         config.http.port = taken.local_addr().unwrap().port();
-        let error = Server::start(config, None).await.unwrap_err().to_string();
+        let error = Server::start(config, StorageEnv::default(), None).await.unwrap_err().to_string();
         assert!(error.contains("cannot listen") && error.contains("http.port"), "{error}");
     }
 
@@ -348,6 +351,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         config.http.host = std::net::Ipv4Addr::UNSPECIFIED.into();
-        assert!(Server::start(config, None).await.is_err());
+        assert!(Server::start(config, StorageEnv::default(), None).await.is_err());
     }
 }

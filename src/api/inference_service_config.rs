@@ -22,6 +22,10 @@ pub struct InferenceServiceConfig {
     pub logger: Option<LoggerSettings>,
     /// How graphs call their steps.
     pub router: Option<RouterSettings>,
+    /// Whether models are fetched beforehand.
+    pub local_model: Option<LocalModelSettings>,
+    /// By which names credentials are looked up.
+    pub credentials: Option<CredentialSettings>,
 }
 
 impl InferenceServiceConfig {
@@ -107,4 +111,76 @@ pub struct RouterSettings {
 pub struct RouterHeaders {
     /// Regular expressions of their names.
     pub propagate: Vec<String>,
+}
+
+/// The key `localModel`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalModelSettings {
+    /// Whether LocalModelCaches are acted on.
+    pub enabled: bool,
+    /// Where the accounts and secrets of caches of the cluster are looked up.
+    pub job_namespace: String,
+}
+
+/// The key `credentials`. An empty text leaves KServe's usual name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CredentialSettings {
+    /// The secret with entries for `storage`.
+    pub storage_spec_secret_name: String,
+    /// The annotation that names a service's secret.
+    pub storage_secret_name_annotation: String,
+    /// Google's.
+    pub gcs: GcsCredentialSettings,
+    /// S3's.
+    pub s3: S3CredentialSettings,
+}
+
+/// The key `credentials.gcs`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct GcsCredentialSettings {
+    /// The key of a secret that holds a service account's key.
+    #[serde(rename = "gcsCredentialFileName")]
+    pub credential_file_name: String,
+}
+
+/// The key `credentials.s3`: what secrets leave open.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct S3CredentialSettings {
+    /// The key of a secret that holds the access key.
+    #[serde(rename = "s3AccessKeyIDName")]
+    pub access_key_id_name: String,
+    /// The key of a secret that holds the secret key.
+    #[serde(rename = "s3SecretAccessKeyName")]
+    pub secret_access_key_name: String,
+    /// Host, or URL.
+    #[serde(rename = "s3Endpoint")]
+    pub endpoint: String,
+    /// `0` or `1`.
+    #[serde(rename = "s3UseHttps")]
+    pub use_https: String,
+    /// E.g. `us-east-1`.
+    #[serde(rename = "s3Region")]
+    pub region: String,
+    /// `0` or `1`.
+    #[serde(rename = "s3VerifySSL")]
+    pub verify_ssl: String,
+    /// `true` puts the bucket into the host.
+    #[serde(rename = "s3UseVirtualBucket")]
+    pub use_virtual_bucket: String,
+    /// `true` takes Amazon's accelerated endpoint.
+    #[serde(rename = "s3UseAccelerate")]
+    pub use_accelerate: String,
+    /// `true` signs nothing.
+    #[serde(rename = "s3UseAnonymousCredential")]
+    pub use_anonymous_credential: String,
+    /// The ConfigMap with a certificate to trust.
+    #[serde(rename = "s3CABundleConfigMap")]
+    pub ca_bundle_config_map: String,
+    /// A file with a certificate to trust.
+    #[serde(rename = "s3CABundle")]
+    pub ca_bundle: String,
 }

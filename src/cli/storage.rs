@@ -5,7 +5,7 @@ use crate::storage::{Cache, Storage};
 
 /// The storage that a daemon with these settings has.
 pub(super) fn storage(settings: &Settings) -> anyhow::Result<Storage> {
-    Ok(Storage::new(settings.load()?.config.storage))
+    Ok(Storage::new(settings.load()?.config.storage, super::serve::environment()))
 }
 
 /// Its cache.

@@ -13,6 +13,7 @@ pub mod chat;
 pub mod fields;
 mod grpc_contents;
 mod json;
+pub mod openai;
 #[cfg(test)]
 mod sample;
 pub mod shared_memory;

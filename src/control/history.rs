@@ -24,6 +24,8 @@ use super::model_files::ModelFiles;
 
 /// Bytes of one file at most; a larger one is not ours.
 const BYTES_MAX: u64 = 1 << 20;
+/// The file of deployment modes; a record's name has a dot more.
+const MODES: &str = "modes.json";
 
 /// What is kept of one service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +58,11 @@ impl History {
         let digest = digest.finalize();
         let short = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         Self { folder: folder.join(format!("{short:016x}")) }
+    }
+
+    /// Where the recorded deployment modes are kept.
+    pub(super) fn modes_file(&self) -> PathBuf {
+        self.folder.join(MODES)
     }
 
     /// What is kept of a service. Blocks on the file system.
@@ -92,7 +99,7 @@ impl History {
 
     /// Forgets services that are not there any more. Blocks on the file system.
     pub(super) fn retain(&self, keys: impl Iterator<Item = ResourceKey>) {
-        let known: HashSet<OsString> = keys.map(|key| file_name(&key).into()).collect();
+        let known: HashSet<OsString> = keys.map(|key| file_name(&key).into()).chain([MODES.into()]).collect();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             if !known.contains(&entry.file_name()) {
                 // One that stays harms only a service of the same name that comes back.

@@ -5,6 +5,7 @@
 use super::inference_service::candidates;
 use super::ingress::Hosts;
 use super::mind::Mind;
+use super::status::MANIFEST_ACCEPTED;
 use crate::api::deployment_mode::{DeploymentMode, annotation};
 use crate::api::status::{Condition, ConditionStatus, InferenceGraphStatus, condition};
 use crate::api::{Kind, Resource, ResourceKey};
@@ -30,6 +31,7 @@ enum Stage {
 pub(super) fn reconcile(mind: &Mind, key: &ResourceKey) {
     let snapshot = mind.reader.snapshot();
     let Some(stored) = snapshot.get(key) else {
+        mind.modes.forget(key);
         if mind.services.set_graph(key, None) {
             tracing::info!(graph = %key, "graph deleted");
         }
@@ -89,7 +91,7 @@ fn reason(obstacles: &[Obstacle]) -> &'static str {
 fn say(mind: &Mind, key: &ResourceKey, stored: &Stored, stage: &Stage) {
     let snapshot = mind.reader.snapshot();
     let hosts = Hosts::of(snapshot.settings(), &mind.config.domain);
-    let status = status_of(key, stored, stage, (&hosts, mind.deployment_mode()), host_taken(&snapshot, key), SystemTime::now());
+    let status = status_of(key, stored, stage, (&hosts, mind.graph_mode_of(key, stored)), host_taken(&snapshot, key), SystemTime::now());
     let message = |status: &InferenceGraphStatus| status.condition(condition::READY).map(|ready| ready.message.clone());
     let news = stored.graph_status.as_ref().and_then(message) != message(&status);
     if let (Stage::Unready(reason, why), true) = (stage, news) {
@@ -130,6 +132,11 @@ fn status_of(
     let mut conditions = vec![fact(condition::READY, status, reason, message), fact(condition::STOPPED, stopped, "", "")];
     conditions
         .extend(taken.map(|who| Condition { severity: "Info".to_owned(), ..fact(HOST_TAKEN, ConditionStatus::True, "Namesake", &who) }));
+    let problem = stored.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    if !problem.is_empty() {
+        let rejected = fact(MANIFEST_ACCEPTED, ConditionStatus::False, "ManifestProblem", &problem);
+        conditions.push(Condition { severity: "Info".to_owned(), ..rejected });
+    }
     conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
     for condition in &mut conditions {
         let before = stored.graph_status.as_ref().and_then(|before| before.condition(&condition.kind));

@@ -1,14 +1,17 @@
 //! From the bytes of one file to what the store takes: parsed, defaulted, validated, and its mistakes told.
 
+use super::modes::Recorded;
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::inference_service_config::CONFIG_NAMESPACE;
+use crate::api::local_model::LocalModelCache;
 use crate::api::problem::{Problem, Severity};
 use crate::api::serving_runtime::ServingRuntime;
 use crate::api::{Resource, ResourceKey};
 use crate::manifest::{Manifest, Options, parse_with};
 use crate::store::{Declared, FileChange, Snapshot};
-use crate::validate::{Defaults, Violation, check, check_refused, inference_service_update, runtime_conflicts};
+use crate::validate::{Defaults, Violation, check, check_refused, inference_service_update, local_model_update, runtime_conflicts};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Mistakes of one file that are logged; the rest is counted. All of them stand in the store.
 const LOGGED_MAX: usize = 20;
@@ -18,6 +21,16 @@ const LOGGED_MAX: usize = 20;
 pub(super) struct Rules {
     pub(super) options: Options,
     pub(super) defaults: Defaults,
+    /// The modes of resources that were there before the start.
+    pub(super) recorded: Arc<Recorded>,
+}
+
+impl Rules {
+    /// The defaults for one resource: how it was deployed before goes before how others are.
+    fn defaults_of(&self, key: &ResourceKey) -> Defaults {
+        let recorded = if self.recorded.is_empty() { None } else { self.recorded.get(&key.to_string()) };
+        Defaults { deployment_mode: recorded.copied().unwrap_or(self.defaults.deployment_mode), ..self.defaults }
+    }
 }
 
 /// What a file declares.
@@ -26,7 +39,7 @@ pub(super) fn declare(bytes: &[u8], file: &Path, rules: &Rules) -> FileChange {
     let told = parsed.is_complete();
     // A resource that cannot be used is checked all the same, so that all of its mistakes are told at once.
     for manifest in &mut parsed.refused {
-        let more = check_refused(manifest, &rules.defaults, &parsed.problems);
+        let more = check_refused(manifest, &rules.defaults_of(&manifest.resource.key()), &parsed.problems);
         parsed.problems.extend(more);
     }
     let mut refused: Vec<ResourceKey> = parsed.refused.iter().map(|manifest| manifest.resource.key()).collect();
@@ -34,7 +47,7 @@ pub(super) fn declare(bytes: &[u8], file: &Path, rules: &Rules) -> FileChange {
     for manifest in parsed.resources {
         let as_written = manifest.resource.clone();
         let mut manifest = manifest;
-        let violations = check(&mut manifest, &rules.defaults);
+        let violations = check(&mut manifest, &rules.defaults_of(&as_written.key()));
         let usable = !violations.iter().any(Problem::is_error);
         parsed.problems.extend(violations);
         if usable {
@@ -102,18 +115,28 @@ fn runtime_of(resource: &Resource) -> Option<&ServingRuntime> {
     }
 }
 
+fn cache_of(resource: &Resource) -> Option<&LocalModelCache> {
+    match resource {
+        Resource::LocalModelCache(cache) | Resource::LocalModelNamespaceCache(cache) => Some(cache),
+        _ => None,
+    }
+}
+
 fn update_violations(declared: &Declared, before: &Snapshot, deployment_mode: DeploymentMode) -> Vec<Problem> {
     let key = declared.resource.key();
+    let problem = |violation: Violation| {
+        let place = declared.fields.locate(&violation.field, &declared.place);
+        Problem::error(place, violation.field, violation.message).with_hint(violation.hint).about(Some(key.clone()))
+    };
     let Some(stored) = before.get(&key) else { return Vec::new() };
+    if let (Some(old), Some(new)) = (cache_of(&stored.defaulted), cache_of(&declared.defaulted)) {
+        return local_model_update(old, new).map(problem).into_iter().collect();
+    }
     let (Resource::InferenceService(old), Resource::InferenceService(new)) = (&stored.defaulted, &declared.defaulted) else {
         return Vec::new();
     };
     let recorded = stored.status.as_ref().map_or("", |status| status.deployment_mode.as_str());
     let violations = inference_service_update(old, new, recorded, &Defaults { deployment_mode, ..Defaults::default() });
-    let problem = |violation: Violation| {
-        let place = declared.fields.locate(&violation.field, &declared.place);
-        Problem::error(place, violation.field, violation.message).with_hint(violation.hint).about(Some(key.clone()))
-    };
     violations.into_iter().map(problem).collect()
 }
 

@@ -4,19 +4,24 @@ use super::Config;
 use super::history::History;
 use super::ingress::Hosts;
 use super::judge::Comparing;
+use super::local_models::{self, LocalModels};
 use super::memory::{Memory, give_back};
+use super::modes::Modes;
 use super::queue::Queue;
 use super::related;
 use super::services::{Replicas, Retired, Running, Service, Services};
 use super::status::{Facts, Stage, status_of};
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::inference_service_config::InferenceServiceConfig;
+use crate::api::local_model::{LocalModelNode, LocalModelStatus};
 use crate::api::problem::Severity;
 use crate::api::status::InferenceGraphStatus;
-use crate::api::{Kind, ResourceKey};
+use crate::api::{Kind, Resource, ResourceKey};
 use crate::engine::EngineRegistry;
 use crate::inference::{InferenceError, ModelMetadata};
+use crate::manifest::FieldPlaces;
 use crate::observe;
+use crate::place::Place;
 use crate::pool::threads::ThreadBudget;
 use crate::resolve::revision::{RevisionName, RevisionSpec, RuntimeRef};
 use crate::resolve::traffic::Book;
@@ -24,7 +29,7 @@ use crate::router::shadow;
 use crate::router::waker::Asks;
 use crate::router::{Logbook, Route};
 use crate::storage::Storage;
-use crate::store::{FileChange, Reader, Stored, Writer};
+use crate::store::{Declared, FileChange, Reader, Stored, Writer};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -33,6 +38,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+
+/// Where the node of this machine is declared: in no file.
+const NODE_FILE: &str = "(kserved itself)";
 
 /// A model that began to serve.
 #[derive(Debug, Clone)]
@@ -73,6 +81,10 @@ pub(super) struct Mind {
     pub(super) asks: Asks,
     /// Opens the loggers of services.
     pub(super) logbook: Logbook,
+    /// How resources were deployed when they were first seen.
+    pub(super) modes: Modes,
+    /// Models that were fetched beforehand.
+    pub(super) local_models: LocalModels,
     writer: Mutex<Writer>,
     drains: TaskTracker,
     gate: Gate,
@@ -106,6 +118,9 @@ impl Mind {
         let threads = ThreadBudget::new(config.threads_max);
         let gate = Gate { untried: Mutex::default(), open: watch::Sender::new(false) };
         let (reader, queue) = (writer.reader(), Queue::default());
+        let modes = Modes::read(History::new(&config.history, &config.folders).modes_file());
+        let node = config.node_name.clone().unwrap_or_else(local_models::host_name);
+        let local_models = LocalModels::new(node, config.node_labels.clone());
         Self {
             config,
             engines,
@@ -119,6 +134,8 @@ impl Mind {
             memory,
             asks,
             logbook,
+            modes,
+            local_models,
             writer: Mutex::new(writer),
             drains: TaskTracker::new(),
             gate,
@@ -132,8 +149,21 @@ impl Mind {
 
     /// The same for a service that was there before: it keeps the mode that its status recorded, as in KServe.
     pub(super) fn mode_of(&self, stored: &Stored) -> DeploymentMode {
-        let recorded = stored.status.as_ref().and_then(|status| status.deployment_mode.parse().ok());
-        recorded.unwrap_or_else(|| self.deployment_mode())
+        let told = stored.status.as_ref().and_then(|status| status.deployment_mode.parse().ok());
+        told.or_else(|| self.modes.of(&stored.resource.key())).unwrap_or_else(|| self.deployment_mode())
+    }
+
+    /// The same for a graph.
+    pub(super) fn graph_mode_of(&self, key: &ResourceKey, stored: &Stored) -> DeploymentMode {
+        let told = stored.graph_status.as_ref().and_then(|status| status.deployment_mode.parse().ok());
+        told.or_else(|| self.modes.of(key)).unwrap_or_else(|| self.deployment_mode())
+    }
+
+    /// Notes the mode that a status tells.
+    fn note_mode(&self, key: &ResourceKey, told: &str) {
+        if let Ok(mode) = told.parse() {
+            self.modes.note(key, mode);
+        }
     }
 
     /// Whether every service found at start was tried.
@@ -179,7 +209,34 @@ impl Mind {
 
     /// Puts the status of a graph into the store.
     pub(super) fn set_graph_status(&self, key: &ResourceKey, status: InferenceGraphStatus) {
+        self.note_mode(key, &status.deployment_mode);
         self.writer().set_graph_status(key, status);
+    }
+
+    /// Puts the status of a cache of local models, or of a group of nodes, into the store.
+    pub(super) fn set_local_status(&self, key: &ResourceKey, status: LocalModelStatus) {
+        self.writer().set_local_status(key, status);
+    }
+
+    /// Puts the node of this machine into the store, or takes it away where it is to hold nothing.
+    pub(super) fn declare_node(&self, node: LocalModelNode, status: LocalModelStatus) {
+        let change = if node.spec.local_models.is_empty() {
+            FileChange::Gone
+        } else {
+            let resource = Resource::LocalModelNode(Box::new(node.clone()));
+            let declared = Declared {
+                defaulted: resource.clone(),
+                resource,
+                place: Place::file(NODE_FILE),
+                fields: FieldPlaces::default(),
+                warnings: Vec::new(),
+            };
+            FileChange::Read { resources: vec![declared], problems: Vec::new(), refused: Vec::new(), complete: true }
+        };
+        let key = ResourceKey { kind: Kind::LocalModelNode, namespace: String::new(), name: node.metadata.name };
+        let mut writer = self.writer();
+        writer.apply(vec![(PathBuf::from(NODE_FILE), change)], SystemTime::now());
+        writer.set_local_status(&key, status);
     }
 
     /// Says once more what was last said of a service, after something else about it changed.
@@ -238,6 +295,9 @@ impl Mind {
         let status = status_of(&facts, before, SystemTime::now());
         // Graphs wait for the address of what they call.
         let is_news = before.is_none_or(|before| before.address.is_some() != status.address.is_some());
+        if before.is_none_or(|before| before.deployment_mode != status.deployment_mode) {
+            self.note_mode(key, &status.deployment_mode);
+        }
         writer.set_status(key, status);
         if is_news {
             related::graphs_that_call(&self.reader.snapshot(), key).for_each(|graph| self.queue.add(graph));
@@ -299,6 +359,7 @@ impl Mind {
     /// Keeps nothing of services that were deleted while the daemon was away.
     pub(super) async fn forget_the_gone(&self) {
         let (history, snapshot) = (self.history(), self.reader.snapshot());
+        self.modes.retain(snapshot.resources.keys().map(ToString::to_string));
         on_files(move || history.retain(snapshot.resources.keys().cloned())).await;
     }
 
@@ -335,6 +396,8 @@ impl Mind {
         }
         self.drains.close();
         self.drains.wait().await;
+        // What was noted in the last moment.
+        self.modes.write();
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -352,7 +415,7 @@ fn effective(stage: &Stage, service: &Service) -> Stage {
 }
 
 /// Works on a thread that may wait.
-async fn on_files<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn on_files<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let working = tokio::task::spawn_blocking(work);
     working.await.expect("work on files ends because it does not panic and is never aborted")
 }

@@ -11,11 +11,13 @@ mod inference_graph;
 mod inference_service;
 mod ingress;
 mod judge;
+mod local_models;
 mod logging;
 mod manifests;
 mod memory;
 mod mind;
 mod model_files;
+mod modes;
 mod queue;
 mod reconcile;
 mod reflector;
@@ -51,6 +53,7 @@ use mind::Mind;
 use model_files::ModelFiles;
 use reflector::{Look, Reflector};
 use services::Services;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +119,10 @@ pub struct Config {
     pub shadow_bytes_max: usize,
     /// How large a graph may be.
     pub graphs: GraphBounds,
+    /// The name of this machine as a node; none is what the kernel calls it.
+    pub node_name: Option<String>,
+    /// What groups of nodes may ask of it beside its name, its system and its processor.
+    pub node_labels: BTreeMap<String, String>,
 }
 
 /// Services worked on at once. Most of them wait for a download or for their turn to load, and a slow
@@ -159,6 +166,7 @@ impl Control {
         tasks.spawn(until(stop.clone(), sleep::run_asks(Arc::clone(&mind), asked_awake)));
         tasks.spawn(until(stop.clone(), scaler::run_scaler(Arc::clone(&mind))));
         tasks.spawn(until(stop.clone(), judge::run_judge(Arc::clone(&mind))));
+        tasks.spawn(until(stop.clone(), modes::run_modes(Arc::clone(&mind))));
         tasks.spawn(run_queue(Arc::clone(&mind), stop.clone()));
         Self { mind, rescan, stop, tasks }
     }
@@ -240,7 +248,8 @@ impl Watcher {
         let bounds = scan::Bounds { depth_max: config.depth_max, files_max: config.manifests_max };
         let namespace = config.default_namespace.clone();
         let options = Options { bytes_max: config.manifest_bytes_max, namespace, ..Options::default() };
-        let rules = Rules { options, defaults: Defaults { deployment_mode: config.deployment_mode, graphs: config.graphs } };
+        let defaults = Defaults { deployment_mode: config.deployment_mode, graphs: config.graphs };
+        let rules = Rules { options, defaults, recorded: mind.modes.all() };
         let reflector = Reflector::new(config.folders.clone(), bounds, rules);
         Self { watch: Watch::start(Times { debounce: config.debounce, poll: config.poll }), reflector: Some(reflector), began: false }
     }
@@ -255,6 +264,9 @@ impl Watcher {
             if !std::mem::replace(&mut self.began, true) {
                 // What comes later, also a moment later, is new.
                 mind.forget_the_gone().await;
+                if let Some(reflector) = &mut self.reflector {
+                    reflector.forget_recorded();
+                }
             }
             self.take_up_defaults(mind);
             if again {
@@ -293,6 +305,7 @@ fn take(mind: &Mind, look: Look) {
         manifests::check_updates(change, &before, mode);
         manifests::tell(file, change);
     }
+    local_models::admit(&mut changes, &before);
     let keys = mind.apply(changes);
     let snapshot = mind.reader.snapshot();
     let propagated = snapshot.settings().and_then(InferenceServiceConfig::propagated_headers);

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Reads the watched folders and remembers what it read.
 #[derive(Debug)]
@@ -57,6 +58,11 @@ impl Reflector {
     /// How services are deployed that do not say, in files that are read from now on.
     pub(super) fn set_deployment_mode(&mut self, mode: DeploymentMode) {
         self.rules.defaults.deployment_mode = mode;
+    }
+
+    /// From now on statuses tell how resources were deployed.
+    pub(super) fn forget_recorded(&mut self) {
+        self.rules.recorded = Arc::default();
     }
 
     /// Reads what changed since the last look. Blocks on the file system.
@@ -163,7 +169,8 @@ mod tests {
     use crate::validate::Defaults;
 
     fn reflector(folder: &Path) -> Reflector {
-        let rules = Rules { options: Options { bytes_max: 64, ..Options::default() }, defaults: Defaults::default() };
+        let rules =
+            Rules { options: Options { bytes_max: 64, ..Options::default() }, defaults: Defaults::default(), recorded: Arc::default() };
         Reflector::new(vec![folder.to_owned()], Bounds { depth_max: 4, files_max: 100 }, rules)
     }
 

@@ -384,7 +384,7 @@ impl Services {
         let removed = all.remove(key)?;
         self.router.swap(self.router.load().with(&removed.published, &Roads::default()));
         if removed.logger.is_some() {
-            self.publish_loggers(&all);
+            self.publish_logger(key, None);
         }
         if !removed.hosts.is_empty() {
             self.publish_ingress(&all);
@@ -397,7 +397,7 @@ impl Services {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let services = std::mem::take(&mut *all);
         self.router.swap(RouteTable::new(self.default_namespace.clone(), Vec::<Route>::new()));
-        self.publish_loggers(&all);
+        self.router.set_loggers(Loggers::default());
         services.into_values().map(|service| Service { published: Roads::default(), ..service }).collect()
     }
 
@@ -470,8 +470,8 @@ impl Services {
         let service = all.entry(key.clone()).or_default();
         // Most services have none, before and after.
         if service.logger.is_some() || logger.is_some() {
-            service.logger = logger;
-            self.publish_loggers(&all);
+            service.logger.clone_from(&logger);
+            self.publish_logger(key, logger);
         }
     }
 
@@ -495,8 +495,9 @@ impl Services {
         }
     }
 
-    fn publish_loggers(&self, all: &BTreeMap<ResourceKey, Service>) {
-        self.router.set_loggers(Loggers::new(all.values().filter_map(|service| service.logger.clone())));
+    /// Called while the lock is held, so that nobody changes the loggers at the same time.
+    fn publish_logger(&self, key: &ResourceKey, logger: Option<Logger>) {
+        self.router.set_loggers(self.router.loggers().with(&key.namespace, &key.name, logger));
     }
 
     fn publish_ingress(&self, all: &BTreeMap<ResourceKey, Service>) {

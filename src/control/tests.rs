@@ -3,6 +3,7 @@
 use super::*;
 
 mod graphs;
+mod local_models;
 mod rolling_out;
 mod sleeping;
 
@@ -135,6 +136,8 @@ fn config(folder: &Path) -> Config {
         models_bytes_max: 1 << 30,
         models_memory_percent: 100,
         scaling: Scaling::default(),
+        node_name: Some("edge".to_owned()),
+        node_labels: BTreeMap::new(),
         history: folder.join("cache/rollouts"),
         shadow_requests_max: 8,
         shadow_bytes_max: 1 << 20,
@@ -167,7 +170,8 @@ impl House {
         let (repository, commands) = Repository::channel();
         let mut engines = EngineRegistry::default();
         engines.add("scripted", Arc::clone(&engine) as Arc<dyn EngineLoader>);
-        let storage = Storage::new(crate::storage::Config { cache: folder.path().join("cache"), ..crate::storage::Config::default() });
+        let settings = crate::storage::Config { cache: folder.path().join("cache"), ..crate::storage::Config::default() };
+        let storage = Storage::new(settings, crate::resolve::storage_env::StorageEnv::default());
         let logbook = crate::router::Logbook::new(crate::router::logger::Config::default());
         let control = Control::start(config, engines, storage, (router.clone(), commands), (Box::new(|_| ()), logbook));
         let (told, version) = watched::channel(0);
@@ -536,4 +540,25 @@ async fn stopping_drains_every_pool_and_takes_the_routes_away() {
     assert_eq!(house.ask("iris").await.unwrap(), "setosa", "what serves goes on serving until it is unloaded");
     house.control.unload(PATIENCE).await;
     assert!(house.ask("iris").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_keeps_its_mode_over_a_restart_with_another_default() {
+    let files = [("models/iris.txt", "setosa"), ("models/iris.yaml", &*service("iris", "iris.txt"))];
+    let mut house = House::with(&files).await;
+    house.until_revision("iris", 1).await;
+    house.control.stop().await;
+    house.control.unload(PATIENCE).await;
+    let folder = house.folder;
+    put(folder.path(), "models/wine.yaml", &service("wine", "iris.txt"));
+    let standard = |folder: &Path| Config { deployment_mode: DeploymentMode::Standard, ..config(folder) };
+    let config = standard(folder.path());
+    let mut house = House::over_with(folder, config).await;
+    let mode_is = |mode: &'static str| move |status: &InferenceServiceStatus| status.is_ready() && status.deployment_mode == mode;
+    house.until_status("iris", "as it was", mode_is("Knative")).await;
+    house.until_status("wine", "as new ones are", mode_is("Standard")).await;
+    house.remove("models/iris.yaml");
+    house.until("it goes", |snapshot| snapshot.get(&key("iris")).is_none()).await;
+    house.put("models/iris.yaml", files[1].1);
+    house.until_status("iris", "another one of its name", mode_is("Standard")).await;
 }

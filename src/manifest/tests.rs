@@ -356,7 +356,7 @@ fn every_field_can_be_listed_with_what_becomes_of_it() {
         "a.yaml:5:50 metadata.annotations.team honoured",
         "a.yaml:8:5 spec.predictor.minReplicas approximated",
         "a.yaml:9:5 spec.predictor.nodeSelector ignored",
-        "a.yaml:10:5 spec.predictor.serviceAccountName not yet served",
+        "a.yaml:10:5 spec.predictor.serviceAccountName honoured",
         "a.yaml:12:21 spec.predictor.model.modelFormat.name honoured",
         "a.yaml:13:7 spec.predictor.model.image ignored",
         "a.yaml:14:19 spec.predictor.model.resources.limits approximated",

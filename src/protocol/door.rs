@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::error::Refusal;
 use super::limits::Limits;
+use super::logging::Tape;
 use super::openai::Templates;
 use super::scope::{Addressing, Reach};
 use super::shared_memory::{OFF, Regions};
@@ -67,7 +68,7 @@ impl Door {
         self.router.load().routes(arrival.reach.scope())
     }
 
-    /// The graph that a model's name means over gRPC: the one of the host, or of the default namespace where no service has the name.
+    /// The graph that a model's name means: the one of the host, or of the default namespace where no service has the name.
     pub(crate) fn graph(&self, arrival: &Arrival, model: &str) -> Option<Arc<GraphRoute>> {
         match &arrival.reach {
             Reach::Graph(graph) => (*graph.name == *model).then(|| Arc::clone(graph)),
@@ -119,6 +120,8 @@ pub(crate) struct Arrival {
     pub(crate) priority: Option<Priority>,
     /// What decides its side where revisions share the requests.
     pub(crate) caller: Caller,
+    /// What was heard of a gRPC call of which only its message says whose it is.
+    pub(crate) tape: Option<Tape>,
 }
 
 impl Arrival {

@@ -5,7 +5,7 @@ use super::door::{Arrival, Door};
 use super::error::Refusal;
 use super::graph;
 use super::guard::{Guard, host_of};
-use super::logging;
+use super::logging::Ear;
 use super::scope::{Host, Reach, with_path};
 use super::timed_body::{Timed, TimedMessages};
 use super::timing::{REQUEST_ID, client_timeout, priority, request_id};
@@ -85,19 +85,14 @@ impl Entrance {
         let (client_timeout, priority) = (client_timeout(&parts.headers), priority(&parts.headers));
         if let (Reach::Graph(route), false) = (&reach, grpc) {
             let (route, reach) = (Arc::clone(route), reach.clone());
-            let arrival = Arrival { at: arrived, reach, client_timeout, priority, caller };
+            let arrival = Arrival { at: arrived, reach, client_timeout, priority, caller, tape: None };
             return graph::answer(&self.door, &arrival, &route, Request::from_parts(parts, body)).await;
         }
-        let logged = if grpc { None } else { logging::conversation(&self.door.router, &reach, &parts) };
-        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority, caller });
-        match logged {
-            _ if grpc => self.call(parts, body, arrived).await,
-            None => ask(&self.http, Request::from_parts(parts, body)).await,
-            Some(logged) => {
-                let body = logging::request_body(&logged, body);
-                logging::response(&logged, ask(&self.http, Request::from_parts(parts, body)).await)
-            }
-        }
+        let ear = Ear::of(&self.door.router, &reach, &parts, grpc);
+        let body = ear.request_body(body);
+        parts.extensions.insert(Arrival { at: arrived, reach, client_timeout, priority, caller, tape: ear.tape() });
+        let response = if grpc { self.call(parts, body, arrived).await } else { ask(&self.http, Request::from_parts(parts, body)).await };
+        ear.response(response)
     }
 
     async fn call(&self, parts: request::Parts, body: Body, arrived: Instant) -> Response {

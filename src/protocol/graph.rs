@@ -27,7 +27,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,8 +109,8 @@ async fn run(
         }
     };
     let parsed = began.elapsed();
-    let depth = headers.get(DEPTH).and_then(|depth| depth.to_str().ok()?.parse().ok()).unwrap_or(0);
-    let request = GraphRequest { body: sent, headers: headers.clone(), priority: arrival.priority.unwrap_or_default(), depth, deadline };
+    let (priority, depth) = (arrival.priority.unwrap_or_default(), depth_of(headers));
+    let request = GraphRequest { body: sent, headers: headers.clone(), priority, depth, deadline };
     let (outcome, steps) = door.graphs.run(route, request).await;
     let began = Instant::now();
     let mut response = match outcome {
@@ -183,10 +183,10 @@ pub(super) async fn answer_grpc(
     door: &Door,
     arrival: &Arrival,
     route: &GraphRoute,
-    message: ModelInferRequest,
+    call: (&HeaderMap, ModelInferRequest),
 ) -> Result<tonic::Response<ModelInferResponse>, Refusal> {
     let mut count = Count { route, protocol: "grpc-v2", since: arrival.at, code: "cancelled" };
-    let outcome = run_grpc(door, arrival, route, message).await;
+    let outcome = run_grpc(door, arrival, route, call).await;
     count.code = outcome.as_ref().map_or_else(|refusal| code_label(refusal.code()), |_| "OK");
     outcome
 }
@@ -195,7 +195,7 @@ async fn run_grpc(
     door: &Door,
     arrival: &Arrival,
     route: &GraphRoute,
-    message: ModelInferRequest,
+    (headers, message): (&HeaderMap, ModelInferRequest),
 ) -> Result<tonic::Response<ModelInferResponse>, Refusal> {
     let plan = Arc::clone(route.plan()?);
     let _place = door.limits.admit()?;
@@ -210,9 +210,9 @@ async fn run_grpc(
     let parsed = began.elapsed();
     let request = GraphRequest {
         body: graph::Body::request(request),
-        headers: HeaderMap::new(),
+        headers: without_grpc(headers),
         priority: arrival.priority.unwrap_or_default(),
-        depth: 0,
+        depth: depth_of(headers),
         deadline: arrival.deadline_after(plan.timeout_s),
     };
     let (outcome, steps) = door.graphs.run(route, request).await;
@@ -232,6 +232,17 @@ async fn run_grpc(
     let headers: &mut HeaderMap = response.metadata_mut().as_mut();
     headers.insert(SERVER_TIMING, server_timing(parsed, &steps, began.elapsed()));
     Ok(response)
+}
+
+/// How many graphs stand behind a call.
+fn depth_of(headers: &HeaderMap) -> usize {
+    headers.get(DEPTH).and_then(|depth| depth.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// The headers of a gRPC call that are its caller's own, not the protocol's: steps elsewhere are sent JSON.
+fn without_grpc(headers: &HeaderMap) -> HeaderMap {
+    let own = |name: &HeaderName| *name != CONTENT_TYPE && !name.as_str().starts_with("grpc-");
+    headers.iter().filter(|(name, _)| own(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn refusal_of(failure: Failure) -> Refusal {

@@ -13,8 +13,10 @@ use crate::codec::open_inference::infer_parameter::ParameterChoice;
 use crate::codec::open_inference::{InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse};
 use futures::future::Either;
 use futures::{Stream, StreamExt, future};
+use http::HeaderMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -30,10 +32,11 @@ pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<ModelStreamInferRespo
 /// Answers the messages of a stream until its client, or the server, ends.
 ///
 /// A message that cannot be read ends the stream with its status: what follows it has no beginning.
-pub(super) fn answers(service: Service, arrival: Arrival, messages: Streaming<ModelInferRequest>) -> Answers {
+pub(super) fn answers(service: Service, (arrival, headers): (Arrival, HeaderMap), messages: Streaming<ModelInferRequest>) -> Answers {
+    let headers = Arc::new(headers);
     let (inflight_max, ends) = (service.door().config.stream_inflight_max, stopping(service.door().ready.clone()));
     let begin = move |message: Result<ModelInferRequest, Status>| match message {
-        Ok(message) => Either::Left(begin(service.clone(), later(&arrival), message)),
+        Ok(message) => Either::Left(begin(service.clone(), (later(&arrival), Arc::clone(&headers)), message)),
         Err(status) => Either::Right(future::ready(Err(status))),
     };
     messages.take_until(ends).map(begin).buffered(inflight_max).boxed()
@@ -42,11 +45,11 @@ pub(super) fn answers(service: Service, arrival: Arrival, messages: Streaming<Mo
 /// Starts one inference; it goes on by itself, so that a client slow in reading holds up nobody.
 fn begin(
     service: Service,
-    arrival: Arrival,
+    (arrival, headers): (Arrival, Arc<HeaderMap>),
     message: ModelInferRequest,
 ) -> impl Future<Output = Result<ModelStreamInferResponse, Status>> + Send {
     let (id, model_name) = (message.id.clone(), message.model_name.clone());
-    let answering = async move { service.answer(&arrival, message).await };
+    let answering = async move { service.answer(&arrival, &headers, message).await };
     let running = AbortOnDropHandle::new(tokio::spawn(answering.in_current_span()));
     async move {
         let answer = running.await.unwrap_or_else(|_| Err(broken()));

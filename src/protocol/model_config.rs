@@ -35,6 +35,10 @@ pub(super) fn routes() -> Router<Arc<Door>> {
 /// # Errors
 /// 404 for a model or a version nobody has, 503 for one that does not serve.
 pub(super) fn config(door: &Door, arrival: &Arrival, model: &str, version: &str) -> Result<ModelConfig, Refusal> {
+    if door.graph(arrival, model).is_some() {
+        let message = "is an InferenceGraph: it has metadata, and each of its services has a configuration of its own";
+        return Err(Refusal::not_implemented(format!("`{model}` {message}")));
+    }
     let route = door.route(arrival, model)?;
     let metadata = route.metadata()?;
     check_version(model, metadata, version)?;

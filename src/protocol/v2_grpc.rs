@@ -23,7 +23,7 @@ use crate::codec::open_inference::{
     SystemSharedMemoryUnregisterResponse,
 };
 use crate::codec::{self, ReplyHead};
-use crate::inference::{InferenceError, TensorSpec};
+use crate::inference::{InferenceError, ModelMetadata, TensorSpec};
 use crate::router::Route;
 use crate::router::repository::Action;
 use bytes::Bytes;
@@ -46,7 +46,15 @@ impl Service {
 
     fn route(&self, arrival: &Arrival, model: &str) -> Result<Arc<Route>, Refusal> {
         check_name(model)?;
+        self.heard(arrival, model);
         self.door.route(arrival, model)
+    }
+
+    /// The call is for this model, which may have a request logger.
+    fn heard(&self, arrival: &Arrival, model: &str) {
+        if let Some(tape) = &arrival.tape {
+            tape.is_for(&self.door.router, model);
+        }
     }
 
     /// What all calls share.
@@ -54,12 +62,18 @@ impl Service {
         &self.door
     }
 
-    /// One inference, for a call or for a message of a stream.
-    pub(super) async fn answer(&self, arrival: &Arrival, message: ModelInferRequest) -> Result<Response<ModelInferResponse>, Refusal> {
+    /// One inference, for a call or for a message of a stream. `headers` are the call's own.
+    pub(super) async fn answer(
+        &self,
+        arrival: &Arrival,
+        headers: &HeaderMap,
+        message: ModelInferRequest,
+    ) -> Result<Response<ModelInferResponse>, Refusal> {
         check_name(&message.model_name)?;
         if let Some(route) = self.door.graph(arrival, &message.model_name) {
-            return graph::answer_grpc(&self.door, arrival, &route, message).await;
+            return graph::answer_grpc(&self.door, arrival, &route, (headers, message)).await;
         }
+        self.heard(arrival, &message.model_name);
         let mut exchange = Exchange::begin(&self.door, arrival, &message.model_name, Wire::Grpc)?;
         let outcome = self.infer(&mut exchange, message).await;
         exchange.end(&outcome);
@@ -131,28 +145,26 @@ impl GrpcInferenceService for Service {
     }
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Result<Response<ModelMetadataResponse>, Status> {
-        let route = self.route(arrival(&request)?, &request.get_ref().name)?;
-        let metadata = route.metadata().map_err(Refusal::from)?;
-        Ok(Response::new(ModelMetadataResponse {
-            name: route.model_name.to_string(),
-            versions: metadata.versions.clone(),
-            platform: metadata.platform.clone(),
-            inputs: metadata.inputs.iter().map(describe).collect(),
-            outputs: metadata.outputs.iter().map(describe).collect(),
-            ..ModelMetadataResponse::default()
-        }))
+        let (arrival, name) = (arrival(&request)?, &request.get_ref().name);
+        if let Some(graph) = self.door.graph(arrival, name) {
+            return Ok(Response::new(model_description(&graph.name, &self.door.graphs.metadata(&graph).map_err(Refusal::from)?)));
+        }
+        let route = self.route(arrival, name)?;
+        Ok(Response::new(model_description(&route.model_name, route.metadata().map_err(Refusal::from)?)))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let arrival = arrival(&request)?.clone();
-        Ok(self.answer(&arrival, request.into_inner()).await?)
+        let (metadata, _, message) = request.into_parts();
+        Ok(self.answer(&arrival, metadata.as_ref(), message).await?)
     }
 
     type ModelStreamInferStream = Answers;
 
     async fn model_stream_infer(&self, request: Request<Streaming<ModelInferRequest>>) -> Result<Response<Answers>, Status> {
         let arrival = arrival(&request)?.clone();
-        Ok(Response::new(grpc_stream::answers(self.clone(), arrival, request.into_inner())))
+        let (metadata, _, messages) = request.into_parts();
+        Ok(Response::new(grpc_stream::answers(self.clone(), (arrival, metadata.into_headers()), messages)))
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Result<Response<ModelConfigResponse>, Status> {
@@ -256,6 +268,17 @@ pub(super) fn arrival<T>(request: &Request<T>) -> Result<&Arrival, Status> {
 /// The model of a repository call: KServe's clients and Triton's name it in different fields.
 const fn named<'a>(kserve: &'a str, triton: &'a str) -> &'a str {
     if triton.is_empty() { kserve } else { triton }
+}
+
+fn model_description(name: &str, metadata: &ModelMetadata) -> ModelMetadataResponse {
+    ModelMetadataResponse {
+        name: name.to_owned(),
+        versions: metadata.versions.clone(),
+        platform: metadata.platform.clone(),
+        inputs: metadata.inputs.iter().map(describe).collect(),
+        outputs: metadata.outputs.iter().map(describe).collect(),
+        ..ModelMetadataResponse::default()
+    }
 }
 
 fn describe(spec: &TensorSpec) -> TensorMetadata {

@@ -3,6 +3,7 @@
 use super::door::{Arrival, Door, ModelName};
 use super::error::{Refusal, json_response};
 use super::exchange::Wire;
+use super::graph;
 use super::http_infer;
 use super::v1;
 use crate::inference::{ModelMetadata, TensorSpec};
@@ -97,15 +98,25 @@ async fn ready(State(door): State<Arc<Door>>, arrival: Arrival) -> Response {
 }
 
 async fn model(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): ModelName) -> Result<Response, Refusal> {
+    if let Some(graph) = door.graph(&arrival, &model) {
+        return Ok(json_response(StatusCode::OK, &describe(&graph.name, &door.graphs.metadata(&graph)?)));
+    }
     let route = door.route(&arrival, &model)?;
     Ok(json_response(StatusCode::OK, &describe(&route.model_name, route.metadata()?)))
 }
 
 async fn model_ready(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): ModelName) -> Result<Response, Refusal> {
+    if let Some(graph) = door.graph(&arrival, &model) {
+        graph.plan()?;
+        return Ok(json_response(StatusCode::OK, &v1::Ready { name: Arc::clone(&graph.name), ready: true }));
+    }
     v1::readiness(&door, &arrival, &model)
 }
 
 async fn infer(State(door): State<Arc<Door>>, arrival: Arrival, ModelName(model): ModelName, request: Request) -> Response {
+    if let Some(graph) = door.graph(&arrival, &model) {
+        return graph::answer(&door, &arrival, &graph, request).await;
+    }
     http_infer::answer(Wire::V2, &door, &arrival, &model, request).await.into_response()
 }
 

@@ -8,6 +8,7 @@
 
 mod body;
 mod config;
+mod describe;
 mod headers;
 mod remote;
 
@@ -15,6 +16,7 @@ pub use body::Body;
 pub use config::Config;
 pub use remote::DEPTH;
 
+use super::logger::{Conversation, Side};
 use super::{Route, Router};
 use crate::api::inference_graph::RouterType;
 use crate::codec::Limits;
@@ -28,7 +30,8 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 pub(super) use headers::Propagation;
-use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use indexmap::IndexMap;
 use remote::{Call, Remote};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -342,16 +345,33 @@ impl Run<'_> {
         let Some(route) = found.filter(|route| model.is_none_or(|model| *route.model_name == *model)) else {
             return Ok(Reply::refused(InferenceError::ModelNotFound(model.unwrap_or(name).to_owned())));
         };
+        let conversation = self.conversation(&route);
+        copy(conversation.as_ref(), Side::Request, &input);
         let (deadline, by_step) = self.step_deadline();
         let own = Instant::now().checked_add(Duration::from_secs(route.timeout_s)).unwrap_or(deadline);
         match self.infer(route, protocol, input, deadline.min(own)).await {
-            Ok(answer) => Ok(Reply { status: 200, body: Body::answer(answer), error: None }),
+            Ok(answer) => {
+                let body = Body::answer(answer);
+                copy(conversation.as_ref(), Side::Response, &body);
+                Ok(Reply { status: 200, body, error: None })
+            }
             Err(InferenceError::DeadlineExceeded { .. }) if deadline <= own && by_step => {
                 Err(Failure::of(format!("service {name} did not answer within `routerTimeouts.serviceClient`")))
             }
             Err(InferenceError::DeadlineExceeded { .. }) if deadline <= own => Err(self.too_late()),
             Err(error) => Ok(Reply::refused(error)),
         }
+    }
+
+    /// The copy of a step, where its service has a logger: on a cluster that one sees the headers that go along.
+    fn conversation(&self, route: &Route) -> Option<Conversation> {
+        let loggers = self.whole.graphs.router.loggers();
+        if loggers.is_empty() {
+            return None;
+        }
+        let mut headers = self.whole.headers.clone();
+        headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+        loggers.of(&route.namespace, &route.service)?.begin(&headers)
     }
 
     async fn infer(
@@ -405,6 +425,13 @@ impl Run<'_> {
             Err(failure) => Err(failure),
         }
     }
+}
+
+/// Copies one side of a step, as the JSON that it would be over HTTP.
+fn copy(conversation: Option<&Conversation>, side: Side, body: &Arc<Body>) {
+    let Some(copying) = conversation.and_then(|conversation| conversation.copy(side)) else { return };
+    let (bytes, body) = (body.bytes(), Arc::clone(body));
+    copying.write_later(bytes, async move { body.to_json().await.ok() });
 }
 
 /// Notes in the revision's statistics how a step went.

@@ -144,6 +144,12 @@ impl RouteTable {
         self.default_models.get(model).map_or(&[], |named| named)
     }
 
+    /// The namespace of models that a bare host names.
+    #[must_use]
+    pub fn default_namespace(&self) -> &str {
+        &self.default_namespace
+    }
+
     /// A graph by namespace and name.
     #[must_use]
     pub fn graph(&self, namespace: &str, name: &str) -> Option<&Arc<GraphRoute>> {

@@ -64,7 +64,8 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) struct Lease {
     files: PathBuf,
-    _lock: File,
+    /// None in a cache that cannot be written: there nobody removes anything.
+    _lock: Option<File>,
 }
 
 impl Lease {
@@ -153,9 +154,7 @@ impl Cache {
             return Ok(None);
         }
         let path = lease_path(&self.root, key);
-        let lock = open_lock(&path).and_then(|file| file.lock_shared().map(|()| file)).map_err(|error| disk_error(&error, &path))?;
-        // It says only how long the model was not used.
-        let _ = lock.set_modified(SystemTime::now());
+        let lock = lease_lock(&path).map_err(|error| disk_error(&error, &path))?;
         // It may have been removed while the lock was waited for.
         Ok(files.is_dir().then_some(Lease { files, _lock: lock }))
     }
@@ -202,7 +201,7 @@ impl Slot {
         sync_files(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         Record::new(uri.to_owned(), version, files, opened_by.to_owned()).write(&whole).map_err(write)?;
         self.let_be_seen(&model).map_err(write)?;
-        Ok(Lease { files: model.join("files"), _lock: lock })
+        Ok(Lease { files: model.join("files"), _lock: Some(lock) })
     }
 
     fn let_be_seen(&self, model: &Path) -> io::Result<()> {
@@ -231,6 +230,18 @@ fn lease_path(root: &Path, key: &str) -> PathBuf {
 fn open_lock(path: &Path) -> io::Result<File> {
     fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
     File::options().create(true).truncate(false).write(true).open(path)
+}
+
+/// The shared lock of those who use a model; none where the cache cannot be written, such as one that came with an image.
+fn lease_lock(path: &Path) -> io::Result<Option<File>> {
+    let lock = match open_lock(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => return Ok(None),
+        other => other?,
+    };
+    lock.lock_shared()?;
+    // It says only how long the model was not used.
+    let _ = lock.set_modified(SystemTime::now());
+    Ok(Some(lock))
 }
 
 fn try_lock(path: &Path) -> Result<Option<File>, StorageError> {

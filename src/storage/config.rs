@@ -1,6 +1,7 @@
 //! Where models may come from, how they are fetched, and where fetched ones are kept.
 
 use super::cache::PruneTo;
+use super::command::ContainersConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,6 +29,16 @@ pub struct Config {
     pub allowed_roots: Vec<PathBuf>,
     /// Folders that stand for `pvc://NAME`.
     pub pvc: BTreeMap<String, PathBuf>,
+    /// Models that commands fetch.
+    pub containers: ContainersConfig,
+    /// Kinds of stores that models may come from, as in URIs (`azure`, `git` and `file` for those without a scheme of
+    /// their own); empty allows all.
+    pub allowed_schemes: Vec<String>,
+    /// Hosts of all stores that models may come from, `*.end` for all that end so; empty allows any.
+    pub allowed_hosts: Vec<String>,
+    /// Hosts that may have an address of this machine or its network. Absent: those that a URI or a Secret names by
+    /// address, by a bare name or by a local one; `*` allows any, an empty list none.
+    pub private_hosts: Option<Vec<String>>,
     /// How models are fetched, wherever they come from.
     pub download: DownloadConfig,
     /// Models from web servers.
@@ -44,6 +55,10 @@ impl Default for Config {
             offline: false,
             allowed_roots: Vec::new(),
             pvc: BTreeMap::new(),
+            containers: ContainersConfig::default(),
+            allowed_schemes: Vec::new(),
+            allowed_hosts: Vec::new(),
+            private_hosts: None,
             download: DownloadConfig::default(),
             http: HttpConfig::default(),
         }

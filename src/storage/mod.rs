@@ -5,26 +5,32 @@
 //! stays there; the rest goes, the longest unused first, when the folder is to hold no more.
 
 mod archive;
+mod assembled;
 mod cache;
+mod command;
 mod config;
 mod disk;
 mod download;
+mod layers;
 mod local;
 mod source;
 
+use crate::resolve::storage_container::Fetcher;
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
+use assembled::{Assembled, assemble};
 pub use cache::{Cache, Damage, Imported, KeptFile, KeptModel, PruneTo, Pruned, Record, Removal, Usage};
+pub use command::ContainersConfig;
 pub use config::{Config, DownloadConfig, HttpConfig};
 pub use download::sha256_of_hex;
 
 use crate::observe;
 use cache::{Claim, Lease, Slot};
 use download::{Fetched, Manner, Pace};
-use source::{Ask, Listing, Source, Then};
-use std::collections::HashMap;
+use source::{Ask, Listing, Source, Sources, Then};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,13 +44,15 @@ pub struct Order {
     pub env: StorageEnv,
     /// What the bytes of the one file that is fetched must hash to, where the user pins it.
     pub sha256: Option<[u8; 32]>,
+    /// The ClusterStorageContainers that fetch by a command, by name.
+    pub commands: BTreeMap<String, Fetcher>,
 }
 
 impl Order {
     /// A model that is open to all.
     #[must_use]
     pub fn open(uri: StorageUri) -> Self {
-        Self { uri, env: StorageEnv::default(), sha256: None }
+        Self { uri, env: StorageEnv::default(), sha256: None, commands: BTreeMap::new() }
     }
 }
 
@@ -54,7 +62,7 @@ pub struct Storage {
     config: Arc<Config>,
     cache: Cache,
     pace: Arc<Pace>,
-    web: Arc<source::web::Web>,
+    sources: Arc<Sources>,
 }
 
 /// A model's files on this machine; keep it as long as they are used.
@@ -63,21 +71,39 @@ pub struct ModelDir {
     path: PathBuf,
     /// Nobody removes a model from the cache while someone has this.
     _lease: Option<Arc<Lease>>,
+    /// The links that the path is made of.
+    _assembled: Option<Arc<Assembled>>,
 }
 
 impl ModelDir {
     const fn local(path: PathBuf) -> Self {
-        Self { path, _lease: None }
+        Self { path, _lease: None, _assembled: None }
     }
 
     fn kept(lease: Lease) -> Self {
-        Self { path: lease.files().to_owned(), _lease: Some(Arc::new(lease)) }
+        Self { path: lease.files().to_owned(), _lease: Some(Arc::new(lease)), _assembled: None }
     }
 
     /// The file or folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A part of the model, by its path below; the model itself where that is empty.
+    ///
+    /// # Errors
+    /// There is no such part, or the path leaves the model.
+    pub fn below(self, path: &str) -> Result<Self, StorageError> {
+        let path = Path::new(path.trim_matches('/'));
+        if path.as_os_str().is_empty() {
+            return Ok(self);
+        }
+        let part = self.path.join(path);
+        if path.components().any(|part| !matches!(part, Component::Normal(_))) || !part.exists() {
+            return Err(StorageError::Wrong(format!("the model has no part `{}`: `{}`", path.display(), self.path.display())));
+        }
+        Ok(Self { path: part, ..self })
     }
 }
 
@@ -120,13 +146,14 @@ impl Progress {
 pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 impl Storage {
-    /// A storage over its folders; makes the cache folder when first needed.
+    /// A storage over its folders; makes the cache folder when first needed. `env` holds the process's own variables,
+    /// for what orders do not say.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, env: StorageEnv) -> Self {
         let cache = Cache::new(config.cache.clone());
-        let web = Arc::new(source::web::Web::new(config.http.clone()));
+        let sources = Arc::new(Sources::new(&config, env));
         let pace = Arc::new(Pace::new(config.download.bytes_per_second_max));
-        Self { config: Arc::new(config), cache, pace, web }
+        Self { config: Arc::new(config), cache, pace, sources }
     }
 
     /// The model's files, fetched if need be. Fetching one URI twice at once downloads it once, even by two
@@ -139,26 +166,73 @@ impl Storage {
     /// # Errors
     /// [`StorageError`], by what to do.
     pub async fn fetch(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let StorageUri::Several(parts) = &order.uri else { return self.fetch_one(order, progress).await };
+        let mut fetched = Vec::with_capacity(parts.len());
+        // One after the other, as KServe's container does.
+        for part in parts {
+            let order = Order { uri: part.uri.clone(), ..order.clone() };
+            fetched.push((part.mount_path.clone(), self.fetch_one(&order, progress).await?));
+        }
+        let cache = self.config.cache.clone();
+        let assembled = on_disk(move || assemble(fetched, &cache)).await?;
+        Ok(ModelDir { path: assembled.path(), _lease: None, _assembled: Some(assembled) })
+    }
+
+    async fn fetch_one(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        match &order.uri {
+            StorageUri::Custom { container, uri } => {
+                self.sources.check_scheme(&order.uri)?;
+                return Box::pin(self.fetch_by_command(order, container, uri)).await;
+            }
+            StorageUri::Several(_) => return Err(StorageError::Wrong("several places within one of several".to_owned())),
+            _ => {}
+        }
+        self.sources.check_scheme(&order.uri)?;
         match &order.uri {
             StorageUri::Local(path) => Ok(ModelDir::local(local::find(path, &self.config.allowed_roots).await?)),
             StorageUri::Pvc { claim, path } => Ok(ModelDir::local(local::find_in_claim(claim, path, &self.config.pvc).await?)),
-            StorageUri::Http(uri) => self.fetch_from(Source::Web(self.web.source(uri)?), uri, order, progress).await,
-            StorageUri::NotYetServed { scheme, uri } => Err(not_yet_served(scheme, uri)),
+            _ => match self.sources.kept_elsewhere(order) {
+                Some(path) => Ok(ModelDir::local(path)),
+                None => self.fetch_from(self.sources.open(order)?, order, progress).await,
+            },
         }
+    }
+
+    async fn fetch_by_command(&self, order: &Order, container: &str, uri: &str) -> Result<ModelDir, StorageError> {
+        let Some(fetcher) = order.commands.get(container) else {
+            return Err(StorageError::Wrong(format!("ClusterStorageContainer `{container}` is not there, or has no command any more")));
+        };
+        // Another command, or other credentials, may bring something else from the same URI.
+        let opener = self.opener(order).await?;
+        let slot = match self.cache.claim(&Cache::key(&format!("{container} {:?} {opener} {uri}", fetcher.command))).await? {
+            Claim::Kept(lease) => return Ok(ModelDir::kept(lease)),
+            Claim::ToFetch(slot) => slot,
+        };
+        if self.config.offline {
+            return Err(StorageError::Wrong(format!("`{uri}`: not in the cache, and no command is run: `storage.offline` is set")));
+        }
+        let files = slot.empty_files_folder()?;
+        command::fetch(fetcher, uri, (&files, &order.env), &self.config.containers).await?;
+        let origin = uri.to_owned();
+        let lease = on_disk(move || slot.publish(&origin, None, &opener, &HashMap::new())).await?;
+        self.make_room(0).await?;
+        Ok(ModelDir::kept(lease))
     }
 
     /// The name that the model has in the cache; nothing for models that lie on this machine.
-    fn key(order: &Order) -> Result<Option<String>, StorageError> {
-        match &order.uri {
-            StorageUri::Local(_) | StorageUri::Pvc { .. } => Ok(None),
-            StorageUri::Http(uri) => Ok(Some(key_of(uri, order))),
-            StorageUri::NotYetServed { scheme, uri } => Err(not_yet_served(scheme, uri)),
+    fn key(&self, order: &Order) -> Result<Option<String>, StorageError> {
+        if order.uri.is_in_place()
+            || matches!(order.uri, StorageUri::Custom { .. } | StorageUri::Several(_))
+            || self.sources.kept_elsewhere(order).is_some()
+        {
+            return Ok(None);
         }
+        Ok(Some(key_of(&self.sources.open(order)?.identity(), order)))
     }
 
     /// Fetches what lies at a source, if it is not kept already.
-    async fn fetch_from(&self, source: Source, identity: &str, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
-        let key = key_of(identity, order);
+    async fn fetch_from(&self, source: Source, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let key = key_of(&source.identity(), order);
         let opener = self.opener(order).await?;
         let slot = match self.cache.claim(&key).await? {
             Claim::Kept(lease) => {
@@ -172,6 +246,11 @@ impl Storage {
         self.check_online(&source)?;
         let began = Instant::now();
         let manner = Manner { config: &self.config.download, pace: &self.pace, pinned: order.sha256 };
+        if source.fills() {
+            let lease = fill(&source, slot, opener).await?;
+            self.make_room(0).await?;
+            return Ok(ModelDir::kept(lease));
+        }
         let listing = download::list(&source, manner.config).await?;
         self.make_room(listing.files.iter().filter_map(|file| file.size_bytes).sum()).await?;
         let files = download::download(&source, &listing, Arc::clone(&slot), manner, progress).await?;
@@ -188,7 +267,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`], as [`Storage::fetch`]; the pin stays.
     pub async fn prefetch(&self, order: &Order, pin: &str, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
-        if let Some(key) = Self::key(order)? {
+        if let Some(key) = self.key(order)? {
             let (cache, pin) = (self.cache.clone(), pin.to_owned());
             on_disk(move || cache.pin(&key, &pin)).await?;
         }
@@ -200,7 +279,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when it cannot be noted.
     pub async fn unpin(&self, order: &Order, pin: &str) -> Result<bool, StorageError> {
-        let Some(key) = Self::key(order)? else { return Ok(false) };
+        let Some(key) = self.key(order)? else { return Ok(false) };
         let (cache, pin) = (self.cache.clone(), pin.to_owned());
         on_disk(move || cache.unpin(&key, &pin)).await
     }
@@ -210,7 +289,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when the address is wrong.
     pub async fn kept(&self, order: &Order) -> Result<Option<KeptModel>, StorageError> {
-        let Some(key) = Self::key(order)? else { return Ok(None) };
+        let Some(key) = self.key(order)? else { return Ok(None) };
         let cache = self.cache.clone();
         on_disk(move || Ok(cache.model(&key))).await
     }
@@ -297,8 +376,9 @@ impl Storage {
                 source.shown()
             )));
         }
-        let listing = download::list(source, &self.config.download).await?;
-        if let Some(file) = listing.files.first() {
+        if source.fills() {
+            source.check().await?;
+        } else if let Some(file) = download::list(source, &self.config.download).await?.files.first() {
             source.read(file, &Ask { from: 0, until: Some(1), validator: None }).await?;
         }
         let (cache, name) = (self.cache.clone(), key.to_owned());
@@ -312,6 +392,14 @@ fn key_of(identity: &str, order: &Order) -> String {
         Some(sha256) => Cache::key(&format!("{identity}#sha256={}", download::Hex(&sha256))),
         None => Cache::key(identity),
     }
+}
+
+/// Has the source fill the model's folder on its own.
+async fn fill(source: &Source, slot: Arc<Slot>, opener: String) -> Result<Lease, StorageError> {
+    let files = slot.empty_files_folder()?;
+    let version = source.fill(&files).await?;
+    let shown = source.shown();
+    on_disk(move || slot.publish(&shown, version, &opener, &HashMap::new())).await
 }
 
 /// Places the fetched files and lets the model be seen. Files that cannot be used are thrown away, so that the
@@ -355,14 +443,11 @@ fn place(
         moved().map_err(|error| disk_error(&error, &target))?;
         known.insert(target, (file.sha256, file.bytes));
     }
+    // What is unpacked was not hashed as it came.
+    if layers::unpack(then, files, fetched, bounds)? {
+        known.clear();
+    }
     Ok(known)
-}
-
-fn not_yet_served(scheme: &str, uri: &str) -> StorageError {
-    StorageError::Wrong(format!(
-        "`{scheme}://` is not yet served: `{}`\nhint: copy the model to this machine and write its path, or use `pvc://`, `http://` or `https://`",
-        source::web::without_secrets(uri)
-    ))
 }
 
 /// What an error of the file system means, with the path it happened at.

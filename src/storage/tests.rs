@@ -101,7 +101,7 @@ impl Place {
 
     /// A daemon that starts now, over the same cache folder.
     fn storage(&self) -> Storage {
-        Storage::new(self.config.clone())
+        Storage::new(self.config.clone(), StorageEnv::default())
     }
 
     async fn fetch(&self, uri: &StorageUri) -> Result<ModelDir, StorageError> {
@@ -415,10 +415,4 @@ async fn a_cache_that_cannot_be_written_names_the_setting() {
     assert!(matches!(full, StorageError::MayPass(message) if message.contains("`storage.cache`")));
     let read_only = disk_error(&io::Error::from(io::ErrorKind::ReadOnlyFilesystem), Path::new("/cache"));
     assert!(matches!(read_only, StorageError::Wrong(message) if message.contains("`storage.cache`")));
-}
-
-#[tokio::test]
-async fn a_scheme_that_is_not_yet_served_says_what_to_do() {
-    let uri = StorageUri::NotYetServed { scheme: "s3".to_owned(), uri: "s3://bucket/m".to_owned() };
-    assert!(Place::new().wrong(&uri).await.starts_with("`s3://` is not yet served: `s3://bucket/m`\nhint: "));
 }

@@ -1,7 +1,7 @@
-//! What is checked of ConfigMaps, Secrets and ServiceAccounts, and what they are for on this machine.
+//! What is checked of ConfigMaps and Secrets.
 
 use super::Violation;
-use crate::api::core::{ConfigMap, Hidden, Secret, ServiceAccount};
+use crate::api::core::{ConfigMap, Hidden, Secret};
 use crate::api::problem::Severity;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 pub(super) fn config_map(map: &ConfigMap) -> Vec<Violation> {
     let mut found: Vec<Violation> = map.data.keys().chain(map.binary_data.keys()).filter_map(|key| bad_key("data", key)).collect();
     if map.settings.is_none() {
-        let message = "kept; only certificates of request loggers are read from it (`caBundle` in `inferenceservice-config`)";
+        let message = "kept; only certificates are read from it (those of request loggers and of model stores)";
         found.push(Violation { severity: Severity::Ignored, ..Violation::error("metadata.name", message) });
     }
     found
@@ -26,20 +26,7 @@ pub(super) fn secret(secret: &Secret) -> Vec<Violation> {
     let mut found: Vec<Violation> = secret.data.iter().filter_map(not_base64).collect();
     found.extend(secret.data.keys().filter_map(|key| bad_key("data", key)));
     found.extend(secret.string_data.keys().filter_map(|key| bad_key("stringData", key)));
-    found.push(later("a Secret that opens a model store"));
     found
-}
-
-/// Its secrets open stores, which are not served yet.
-pub(super) fn service_account(_: &ServiceAccount) -> Vec<Violation> {
-    vec![later("a ServiceAccount whose secrets open a model store")]
-}
-
-fn later(what: &str) -> Violation {
-    Violation {
-        severity: Severity::NotYetServed,
-        ..Violation::error("metadata.name", format!("{what} is not yet served: it is kept, and not used"))
-    }
 }
 
 /// Kubernetes' rule for keys of ConfigMaps and Secrets.

@@ -60,7 +60,7 @@ class Daemon:
         partial.write_text(text)
         partial.replace(self.models / name)
 
-    def start(self, *arguments, config="", ready_within_s=60):
+    def start(self, *arguments, config="", ready_within_s=60, environment=None):
         """Starts the daemon on free ports; returns the seconds until `/readyz` said yes."""
         settings = self.folder / "config.yaml"
         settings.write_text(config or "# every default\n")
@@ -68,7 +68,8 @@ class Daemon:
         ports.unlink(missing_ok=True)
         command = [self.binary, "serve", "--config", settings, "--models", self.models, "--runtimes", ROOT / "runtimes"]
         command += ["--cache", self.folder / "cache", "--http-port", "0", "--grpc-port", "0", "--ports-file", ports, *arguments]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("KSERVED_")}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("KSERVED_")}
+        environment = clean | (environment or {})
         began = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)

@@ -12,7 +12,7 @@ class FileServer:
 
     def __init__(self, content, bytes_per_second=None):
         self.content, self.bytes_per_second = content, bytes_per_second
-        self.asked, self.sent, self.lock, self.free_at = [], 0, threading.Lock(), time.monotonic()
+        self.asked, self.sent, self.open, self.lock, self.free_at = [], 0, 0, threading.Lock(), time.monotonic()
         owner = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -42,6 +42,7 @@ class FileServer:
             request.send_response(200)
         with self.lock:
             self.asked.append((request.path, begin, end))
+            self.open += 1
         request.send_header("Content-Type", "application/octet-stream")
         request.send_header("ETag", tag)
         request.send_header("Content-Length", str(end - begin))
@@ -55,6 +56,9 @@ class FileServer:
                     self.sent += len(piece)
         except OSError:
             request.close_connection = True
+        finally:
+            with self.lock:
+                self.open -= 1
 
     def wait(self, count):
         if not self.bytes_per_second:

@@ -145,3 +145,24 @@ def test_the_cache_is_listed_pinned_verified_repaired_and_carried_to_another_mac
     assert b"was here: " in run(there, "cache", "import", "-", piped=tar)
     shutil.rmtree(here)
     assert "models: 0 B" in run(here, "cache", "list")
+
+
+def test_a_service_deleted_half_way_ends_its_download_and_what_came_is_gone_on_with(daemon, server):
+    daemon.start()
+    daemon.write("big.yaml", service("big", f"{server.address}/big.onnx"))
+    path = "/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices/big"
+    daemon.wait_for(lambda: b"fetching the model: " in (said := daemon.client.get(path).body) and b"MiB/s" in said, 30, "says how far it is")
+    cache = daemon.folder / "cache"
+    daemon.wait_for(lambda: noted(cache), 30, "notes what is safe")
+    (daemon.models / "big.yaml").unlink()
+    daemon.wait_for(lambda: server.open == 0, 30, "hangs up")
+    before, seen = noted(cache), len(server.asked)
+    assert before and not whole(cache)
+    server.bytes_per_second = None
+    daemon.write("big.yaml", service("big", f"{server.address}/big.onnx"))
+    daemon.wait_for(lambda: whole(cache), 60, "fetches the rest")
+    assert not [(start, end) for _, start, end in server.asked[seen:] for a, b in before if start < b and a < end]
+    metrics = daemon.client.get("/metrics").body.decode()
+    fetched = next(line for line in metrics.splitlines() if line.startswith("kserved_download_bytes_total "))
+    assert int(fetched.split()[1]) >= len(CONTENT)
+    assert 'kserved_cache_lookups_total{result="miss"}' in metrics and f'kserved_cache_bytes{{of="models"}} {len(CONTENT)}' in metrics

@@ -107,10 +107,10 @@ fn split() -> Route {
     Route { target: Target::Split(Split::new(sides, None)), ..revision(1) }
 }
 
-/// The logger of a service that no request here is for.
+/// The logger of a service that no request here is for, nor could be for by what its head says.
 fn logging_of_another() -> LoggingSpec {
     LoggingSpec {
-        namespace: "default".to_owned(),
+        namespace: "team".to_owned(),
         service: "another".to_owned(),
         component: "predictor",
         mode: LogMode::All,
@@ -138,7 +138,9 @@ fn serve(route: Route) -> Server {
             router.swap(RouteTable::new("default", [route]));
             // That another service is logged costs this one nothing.
             let logbook = Logbook::new(logger::Config::default());
-            router.set_loggers(Loggers::new([logbook.open(logging_of_another())]));
+            let logger = logbook.open(logging_of_another());
+            let spec = logger.spec().clone();
+            router.set_loggers(Loggers::default().with(&spec.namespace, &spec.service, Some(logger)));
             let (_ready, ready) = watch::channel(true);
             let (repository, _commands) = Repository::channel();
             let graphs = Graphs::new(router.clone(), kserved::codec::Limits::default(), kserved::router::graph::Config::default());

@@ -35,6 +35,13 @@ pub(in crate::codec) fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
+/// Writes numbers as one array.
+pub(in crate::codec) fn floats(out: &mut Vec<u8>, values: &[f32]) {
+    out.push(b'[');
+    separated(out, values, |out, &value| float(out, value));
+    out.push(b']');
+}
+
 /// Writes a tensor's elements as one flat array.
 ///
 /// # Errors

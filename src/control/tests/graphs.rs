@@ -88,7 +88,10 @@ async fn the_last_good_plan_serves_while_an_edit_or_a_service_is_missing() {
     assert!(told(&status).1.contains("Failed to find graph service irs (did you mean `iris`?)"), "{status:?}");
     assert_eq!((status.observed_generation, house.graph_serves()), (2, Some(true)));
     house.put("models/all.yaml", "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata: {name: all\n");
-    house.until("the mistake is told", |snapshot| snapshot.get(&graph_key()).is_some_and(|stored| !stored.problems.is_empty())).await;
+    let status = house.until_graph("the mistake is told", |status| status.condition(status::MANIFEST_ACCEPTED).is_some()).await;
+    let accepted = status.condition(status::MANIFEST_ACCEPTED).unwrap();
+    assert_eq!((accepted.status, accepted.severity.as_str()), (ConditionStatus::False, "Info"));
+    assert!(accepted.message.contains("models/all.yaml:"), "{accepted:?}");
     house.put("models/all.yaml", &yaml("{nodeName: root}", ""));
     house
         .until("the circle is told", |snapshot| {
@@ -97,7 +100,7 @@ async fn the_last_good_plan_serves_while_an_edit_or_a_service_is_missing() {
         .await;
     assert_eq!(house.graph_serves(), Some(true), "still");
     house.put("models/all.yaml", &yaml("{serviceName: iris}", ""));
-    house.until_graph_ready().await;
+    house.until_graph("repaired", |status| is_ready(status) && status.condition(status::MANIFEST_ACCEPTED).is_none()).await;
     house.remove("models/iris.yaml");
     house.until_graph("the service is missed", |status| !is_ready(status)).await;
     assert_eq!(house.graph_serves(), Some(true), "its step says that the model is gone");

@@ -90,6 +90,12 @@ fn names(folder: &Path) -> Result<Vec<String>, LoadError> {
     Ok(names)
 }
 
+/// Pickles and what is packed around them.
+fn runs_code(name: &str) -> bool {
+    const ENDS: [&str; 8] = ["pkl", "pickle", "joblib", "pt", "pth", "mar", "ckpt", "dill"];
+    Path::new(name).extension().is_some_and(|extension| ENDS.iter().any(|end| extension.eq_ignore_ascii_case(end)))
+}
+
 fn is_onnx(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
 }
@@ -100,6 +106,13 @@ fn several(folder: &Path, what: &str, names: &[String], hint: &str) -> LoadError
 
 fn nothing(folder: &Path) -> LoadError {
     let seen = names(folder).unwrap_or_default();
+    if let Some(name) = seen.iter().find(|name| runs_code(name)) {
+        return LoadError::InvalidModel(format!(
+            "{}: no ONNX model here, but `{name}`, a format that runs code when it is opened and is never opened here\n\n\
+             hint: convert it to ONNX, e.g. with skl2onnx or `torch.onnx.export`",
+            folder.display()
+        ));
+    }
     let seen = if seen.is_empty() { "the folder is empty".to_owned() } else { format!("found: {}", listed(&seen)) };
     LoadError::InvalidModel(format!(
         "{}: no ONNX model here; {seen}\n\nhint: a folder holds one `.onnx` file, a `model.onnx`, or `1/model.onnx`",
@@ -151,6 +164,15 @@ mod tests {
         check(&["model.onnx", "other.onnx"], "model.onnx", &[]);
         check(&["1/model.onnx"], "1/model.onnx", &["1"]);
         check(&["iris/1/model.onnx", "iris/config.pbtxt"], "iris/1/model.onnx", &["1"]);
+    }
+
+    #[test]
+    fn a_format_that_runs_code_is_named_and_never_opened() {
+        for name in ["model.pkl", "model.joblib", "weights.PT"] {
+            let message = refused(&[name, "notes.txt"]);
+            assert!(message.contains(&format!("`{name}`, a format that runs code")) && message.contains("convert it to ONNX"), "{message}");
+        }
+        check(&["model.onnx", "model.pkl"], "model.onnx", &[]);
     }
 
     #[test]

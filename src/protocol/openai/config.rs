@@ -19,6 +19,8 @@ pub struct Config {
     pub stop_texts_max: usize,
     /// Alternatives of a token whose log-probabilities are told.
     pub logprobs_max: usize,
+    /// Texts or documents of one request to an encoder.
+    pub texts_max: usize,
     /// Messages of one conversation.
     pub messages_max: usize,
     /// Tools of one request.
@@ -43,6 +45,7 @@ impl Default for Config {
             choices_max: 128,
             stop_texts_max: 16,
             logprobs_max: 20,
+            texts_max: 2048,
             messages_max: 4096,
             tools_max: 128,
             template_bytes_max: 4 << 20,

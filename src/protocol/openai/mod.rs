@@ -9,9 +9,11 @@ mod completions;
 mod config;
 mod error;
 mod messages;
+mod models;
 mod options;
 mod reply;
 mod templates;
+mod texts;
 
 pub use config::Config;
 pub(crate) use error::Problem;
@@ -40,10 +42,10 @@ use std::sync::Arc;
 
 /// The paths of this folder below `prefix`, and without it.
 pub(super) fn routes(prefix: &str) -> Router<Arc<Door>> {
-    let routes = Router::new().route("/v1/completions", post(complete)).route("/v1/chat/completions", post(chat));
+    let routes = Router::new().route("/v1/completions", post(complete)).route("/v1/chat/completions", post(chat)).merge(texts::routes());
     match prefix.trim_end_matches('/') {
         "" => routes,
-        prefix => Router::new().nest(prefix, routes.clone()).merge(routes),
+        prefix => Router::new().nest(prefix, routes.clone().merge(models::routes())).merge(routes),
     }
 }
 

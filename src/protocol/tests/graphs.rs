@@ -4,7 +4,7 @@ use super::support::{House, TWO_NUMBERS, ask, get, post, text};
 use super::table::{client, message_for};
 use crate::api::inference_graph::RouterType;
 use crate::codec::open_inference::model_infer_request::InferRequestedOutputTensor;
-use crate::codec::open_inference::{ModelInferRequest, ModelReadyRequest};
+use crate::codec::open_inference::{ModelInferRequest, ModelMetadataRequest, ModelReadyRequest};
 use crate::protocol::{ApiKey, Config};
 use crate::resolve::graph::{GraphPlan, Node, Protocol, Step, Target};
 use crate::router::{GraphRoute, RouteTable};
@@ -166,4 +166,70 @@ async fn a_graph_counts_graphs_behind_it_by_a_header() {
     deep.headers_mut().insert("x-kserved-graph-depth", "16".parse().unwrap());
     let (status, body) = ask(&house, deep).await;
     assert!(status == 500 && body.contains("more than 16 graphs call one another"), "{body}");
+}
+
+#[tokio::test]
+async fn clients_that_ask_before_they_send_learn_of_a_graph_by_its_name() {
+    let house = house(Config::default());
+    let (status, body) = ask(&house, get("localhost", "/v2/models/seq")).await;
+    assert_eq!(
+        (status, body.as_str()),
+        (
+            200,
+            r#"{"name":"seq","platform":"kserve_inference_graph","inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],"outputs":[{"name":"y","datatype":"FP32","shape":[-1,2]}]}"#
+        )
+    );
+    assert_eq!(ask(&house, get("localhost", "/v2/models/seq/ready")).await, (200, r#"{"name":"seq","ready":true}"#.to_owned()));
+    assert_eq!(ask(&house, get("localhost", "/v2/models/later/ready")).await.0, 503);
+    assert_eq!(ask(&house, get("localhost", "/v2/models/later")).await.0, 503);
+    let (status, body) = ask(&house, get("localhost", "/v2/models/seq/config")).await;
+    assert!(status == 501 && body.contains("`seq` is an InferenceGraph"), "{body}");
+    assert_eq!(ask(&house, post("/v2/models/seq/infer", TWO_NUMBERS)).await.0, 200);
+    assert!(ask(&house, get("localhost", "/v2/models/echo")).await.1.contains("scripted"), "a service hides its namesake");
+    let mut grpc = client(house.grpc());
+    let metadata = |name: &str| ModelMetadataRequest { name: name.to_owned(), version: String::new() };
+    let told = grpc.model_metadata(metadata("all")).await.unwrap().into_inner();
+    assert_eq!((told.name.as_str(), told.platform.as_str()), ("all", "kserve_inference_graph"));
+    assert_eq!(told.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>(), ["b.y", "a.y"]);
+    assert_eq!(grpc.model_metadata(metadata("later")).await.unwrap_err().code(), Code::Unavailable);
+}
+
+/// Answers every request with its own head, as the one value of a JSON object.
+async fn mirror() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"}") {
+                tokio::io::AsyncReadExt::read_buf(&mut stream, &mut seen).await.unwrap();
+            }
+            let head = String::from_utf8(seen).unwrap().split("\r\n\r\n").next().unwrap().to_owned();
+            let body =
+                format!(r#"{{"outputs":[{{"name":"head","shape":[1],"datatype":"BYTES","data":[{}]}}]}}"#, serde_json::Value::from(head));
+            let reply = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            tokio::io::AsyncWriteExt::write_all(&mut stream, reply.as_bytes()).await.unwrap();
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn headers_of_grpc_callers_go_along_to_steps_elsewhere_as_those_of_http_callers_do() {
+    let house = house(Config::default());
+    let away = graph("away", RouterType::Sequence, vec![Step { target: Target::Url(mirror().await), ..step("0", "echo") }]);
+    let table = RouteTable::clone(&house.doors.router.load()).with_graphs([away]);
+    house.doors.router.swap(table);
+    house.doors.router.propagate(Some(&["^X-".to_owned(), "Content-Type".to_owned(), "Grpc".to_owned()]));
+    let mut message = tonic::Request::new(message_for("away"));
+    message.metadata_mut().append("x-request-id", "r1".parse().unwrap());
+    message.metadata_mut().append("x-tag", "a".parse().unwrap());
+    message.metadata_mut().append("x-tag", "b".parse().unwrap());
+    message.metadata_mut().append("authorization", "secret".parse().unwrap());
+    let answer = client(house.grpc()).model_infer(message).await.unwrap().into_inner();
+    let head = String::from_utf8_lossy(&answer.raw_output_contents[0]).to_lowercase();
+    for line in ["x-request-id: r1", "x-tag: a", "x-tag: b", "content-type: application/json", "x-kserved-graph-depth: 1"] {
+        assert!(head.lines().any(|found| found == line), "{line}\nis missing in\n{head}");
+    }
+    assert!(!head.contains("grpc") && !head.contains("secret"), "{head}");
 }

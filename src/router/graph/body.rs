@@ -108,6 +108,14 @@ impl Body {
         matches!(self.form, Form::Text(_))
     }
 
+    /// Bytes that it holds, as text or as tensors.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.form {
+            Form::Text(text) => text.len(),
+            Form::Request(_) | Form::Answer(_) | Form::Merged(_) => self.tensor_bytes(),
+        }
+    }
+
     /// Bytes of the tensors in it.
     fn tensor_bytes(&self) -> usize {
         let of = |tensors: &[Tensor]| tensors.iter().map(|tensor| tensor.data().len()).sum();

@@ -1,5 +1,7 @@
 //! Each router's rules, one by one, with models that do what their names say.
 
+mod describing;
+
 use super::*;
 use crate::api::Resource;
 use crate::api::inference_service::InferenceService;
@@ -9,8 +11,11 @@ use crate::manifest;
 use crate::pool::threads::ThreadBudget;
 use crate::pool::{ModelHandle, PoolOptions};
 use crate::resolve::graph::{Callee, World, compile};
-use crate::router::{RouteTable, Target as RouteTarget};
+use crate::resolve::logging::{LoggerDefaults, logging_of};
+use crate::router::{Logbook, RouteTable, Target as RouteTarget, logger};
 use crate::tensor::{DataType, Tensor};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -539,4 +544,32 @@ fn patterns_that_stay_the_same_are_read_once() {
     assert!(!Arc::ptr_eq(&first, router.propagation().as_ref().unwrap()));
     router.propagate(None);
     assert!(router.propagation().is_none());
+}
+
+#[tokio::test]
+async fn each_step_is_logged_by_its_services_own_logger_as_the_json_it_would_be_over_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let house = House::usual();
+    let book = Logbook::new(logger::Config::default());
+    let mut service = house.services[0].clone();
+    service.spec.predictor.logger =
+        serde_json::from_value(serde_json::json!({ "url": format!("file://{}", folder.path().display()), "mode": "all" })).unwrap();
+    let spec = logging_of(&service, &LoggerDefaults::default()).unwrap().unwrap();
+    house.router.set_loggers(house.router.loggers().with("default", "one", Some(book.open(spec))));
+    house.router.propagate(Some(&["Ce-Id".to_owned()]));
+    let mut headers = HeaderMap::new();
+    headers.insert("ce-id", "e1".parse().unwrap());
+    let route = house.route("g", &sequence("{serviceName: one}, {serviceName: ten, data: $response}"));
+    let request = GraphRequest { body: Body::text(v2("x")), headers, priority: Priority::Normal, depth: 0, deadline: later() };
+    house.graphs.run(&route, request).await.0.unwrap();
+    house.router.set_loggers(logger::Loggers::default());
+    book.end().await;
+    let read = |side: &str| -> String {
+        let records = std::fs::read(folder.path().join(format!("default/one/predictor/e1-{side}.json"))).unwrap();
+        let record = &serde_json::from_slice::<serde_json::Value>(&records).unwrap()[0];
+        assert_eq!(record["contentType"], "application/json");
+        String::from_utf8(STANDARD.decode(record["bytes"].as_str().unwrap()).unwrap()).unwrap()
+    };
+    assert_eq!(read("request"), v2("x"));
+    assert_eq!(numbers(&read("response")), [2.5, 3.0]);
 }

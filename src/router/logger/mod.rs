@@ -11,6 +11,7 @@ mod config;
 mod events;
 mod folder;
 mod http_sink;
+mod marshal;
 mod news;
 mod record;
 
@@ -24,7 +25,7 @@ use futures::stream::{self, Stream};
 use http::HeaderMap;
 use news::News;
 use record::Record;
-use std::collections::HashMap;
+use rpds::HashTrieMapSync;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,8 @@ struct Shared {
     /// Bytes of the records of all services.
     bytes: Arc<Budget>,
     deliveries: TaskTracker,
+    /// Bodies that are written for the log.
+    writers: TaskTracker,
     /// No new records: deliver what is there.
     closing: CancellationToken,
     /// No time left: drop what is there.
@@ -66,6 +69,9 @@ struct Inner {
     records: mpsc::Sender<Record>,
     bytes: Arc<Budget>,
     news: Arc<News>,
+    /// Where bodies are written that are yet to be.
+    tasks: TaskTracker,
+    abandoned: CancellationToken,
 }
 
 impl fmt::Debug for Logger {
@@ -75,20 +81,23 @@ impl fmt::Debug for Logger {
 }
 
 /// Whose requests are logged: the loggers at one moment, by namespace and then by service.
-#[derive(Debug, Default)]
+///
+/// Never edited: a change makes another one that shares all but a few entries with the one before.
+#[derive(Debug, Clone, Default)]
 pub struct Loggers {
-    services: HashMap<String, HashMap<String, Logger>>,
+    services: HashTrieMapSync<String, HashTrieMapSync<String, Logger>>,
 }
 
 impl Loggers {
-    /// These loggers, each of its own service.
+    /// The same with this logger of a service, or with none.
     #[must_use]
-    pub fn new(loggers: impl IntoIterator<Item = Logger>) -> Self {
-        let mut services: HashMap<String, HashMap<String, Logger>> = HashMap::new();
-        for logger in loggers {
-            let (namespace, service) = (logger.spec().namespace.clone(), logger.spec().service.clone());
-            services.entry(namespace).or_default().insert(service, logger);
+    pub fn with(&self, namespace: &str, service: &str, logger: Option<Logger>) -> Self {
+        let mut named = self.services.get(namespace).cloned().unwrap_or_default();
+        match logger {
+            Some(logger) => named.insert_mut(service.to_owned(), logger),
+            None => drop(named.remove_mut(service)),
         }
+        let services = if named.is_empty() { self.services.remove(namespace) } else { self.services.insert(namespace.to_owned(), named) };
         Self { services }
     }
 
@@ -96,6 +105,12 @@ impl Loggers {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
+    }
+
+    /// Whether a service of that namespace is logged.
+    #[must_use]
+    pub fn any_in(&self, namespace: &str) -> bool {
+        self.services.contains_key(namespace)
     }
 
     /// The logger of a service, if it has one.
@@ -111,7 +126,7 @@ impl Logbook {
     pub fn new(config: Config) -> Self {
         let bytes = Budget::new(config.bytes_max, None);
         let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
-        Self { shared: Arc::new(Shared { config, bytes, deliveries: TaskTracker::new(), closing, abandoned }) }
+        Self { shared: Arc::new(Shared { config, bytes, deliveries: TaskTracker::new(), writers: TaskTracker::new(), closing, abandoned }) }
     }
 
     /// Opens the logger of a service. Needs a tokio runtime.
@@ -133,18 +148,28 @@ impl Logbook {
             abandoned.run_until_cancelled(delivering).await;
         });
         let bytes = Budget::new(shared.config.service_bytes_max, Some(Arc::clone(&shared.bytes)));
-        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news }) }
+        let (tasks, abandoned) = (shared.writers.clone(), shared.abandoned.clone());
+        Logger { inner: Arc::new(Inner { spec, records: sender, bytes, news, tasks, abandoned }) }
     }
 
     /// Delivers what waits, within the time set for it; the rest is dropped. Records that come later are dropped, too.
     pub async fn end(&self) {
         let within = Duration::from_secs(self.shared.config.drain_s);
-        self.shared.closing.cancel();
-        self.shared.deliveries.close();
-        if tokio::time::timeout(within, self.shared.deliveries.wait()).await.is_err() {
+        let Shared { writers, deliveries, closing, abandoned, .. } = &*self.shared;
+        let ending = async {
+            writers.close();
+            writers.wait().await;
+            closing.cancel();
+            deliveries.close();
+            deliveries.wait().await;
+        };
+        if tokio::time::timeout(within, ending).await.is_err() {
             tracing::warn!(drain_s = within.as_secs(), "request logs were still to be delivered at the end; they are dropped");
-            self.shared.abandoned.cancel();
-            self.shared.deliveries.wait().await;
+            abandoned.cancel();
+            closing.cancel();
+            deliveries.close();
+            writers.wait().await;
+            deliveries.wait().await;
         }
     }
 }
@@ -165,6 +190,12 @@ impl Logger {
     /// Room for so many bytes more.
     fn room(&self, bytes: usize) -> Option<Room> {
         Budget::take(&self.inner.bytes, bytes)
+    }
+
+    /// Does work beside all requests; the end of the daemon waits for it as for deliveries.
+    fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let abandoned = self.inner.abandoned.clone();
+        self.inner.tasks.spawn(async move { abandoned.run_until_cancelled(work).await });
     }
 
     fn submit(&self, record: Record) {

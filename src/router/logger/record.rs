@@ -69,7 +69,6 @@ pub struct Copying {
     about: Arc<About>,
     side: Side,
     body: Vec<Bytes>,
-    copied: u64,
     /// Gone once there was too little.
     room: Option<Room>,
 }
@@ -117,14 +116,13 @@ impl Conversation {
             self.logger.dropped();
         }
         let (logger, about) = (self.logger.clone(), Arc::clone(&self.about));
-        room.map(|room| Copying { logger, about, side, body: Vec::new(), copied: 0, room: Some(room) })
+        room.map(|room| Copying { logger, about, side, body: Vec::new(), room: Some(room) })
     }
 }
 
 impl Copying {
     /// Takes the next piece of the body.
     pub fn push(&mut self, piece: &Bytes) {
-        self.copied += piece.len() as u64;
         let Some(room) = &mut self.room else { return };
         if !room.grow(piece.len()) {
             (self.room, self.body) = (None, Vec::new());
@@ -134,10 +132,22 @@ impl Copying {
         self.body.push(if piece.len() < SMALL_BYTES_MAX { Bytes::copy_from_slice(piece) } else { piece.clone() });
     }
 
-    /// Bytes that were pushed.
-    #[must_use]
-    pub const fn copied(&self) -> u64 {
-        self.copied
+    /// Copies a body that is not written yet: it is written beside the request's road, and while it is takes `bytes` of
+    /// room. One that cannot be written is lost, as one that finds no room.
+    pub fn write_later(mut self, bytes: usize, write: impl Future<Output = Option<Bytes>> + Send + 'static) {
+        let logger = self.logger.clone();
+        let Some(held) = logger.room(bytes) else { return logger.dropped() };
+        logger.clone().beside(async move {
+            let written = write.await;
+            drop(held);
+            match written {
+                Some(body) => {
+                    self.push(&body);
+                    self.finish();
+                }
+                None => logger.dropped(),
+            }
+        });
     }
 
     /// The body is whole: it waits for its sink from now on. What was dropped before is not heard of again.

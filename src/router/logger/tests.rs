@@ -4,6 +4,8 @@ use super::*;
 use crate::resolve::logging::{FolderSink, HttpSink, LogFormat, LogMode, Tls};
 use bytes::Bytes;
 use http::HeaderValue;
+use parquet::column::reader::ColumnReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -173,7 +175,6 @@ async fn a_body_above_the_bound_is_dropped_whole_while_it_passes() {
     let conversation = logger.begin(&HeaderMap::new()).unwrap();
     let mut copying = conversation.copy(Side::Request).unwrap();
     (0..3).for_each(|_| copying.push(&Bytes::from(vec![0; 1000])));
-    assert_eq!(copying.copied(), 3000);
     assert!(logger.room(2000).is_some(), "its room is free at once");
     copying.finish();
     drop((conversation, logger));
@@ -215,4 +216,63 @@ async fn csv_files_have_kserves_columns() {
     assert!(head.starts_with("url,bytes,contentType,reqType,id,sourceUri,inferenceService,namespace,component,endpoint,metadata,"));
     assert!(line.contains(",aGVsbG8=,,org.kubeflow.serving.inference.request,a,iris-predictor,iris,default,predictor,,{},"), "{line}");
     assert!(line.ends_with("\"{\"\"team\"\":\"\"a\"\"}\",,false"), "{line}");
+}
+
+#[tokio::test]
+async fn a_body_that_is_written_later_is_delivered_at_the_end_and_one_that_cannot_be_written_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Logbook::new(Config { service_bytes_max: 4000, ..hasty() });
+    let logger = book.open(spec(LogMode::Request, to_folder(folder.path(), LogFormat::Json, 1)));
+    let (open, written) = tokio::sync::oneshot::channel::<Option<Bytes>>();
+    let begin = |id| logger.begin(&headers(&[("ce-id", id)])).unwrap().copy(Side::Request).unwrap();
+    begin("a").write_later(1000, async move { written.await.unwrap() });
+    assert!(logger.room(3000).is_none(), "its room is taken while it is written");
+    begin("b").write_later(1, async { None });
+    begin("c").write_later(2000, async { Some(Bytes::from_static(b"too large")) });
+    open.send(Some(Bytes::from_static(b"hello"))).unwrap();
+    drop(logger);
+    book.end().await;
+    let files: Vec<_> =
+        std::fs::read_dir(folder.path().join("default/iris/predictor")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(files, ["a-request.json"]);
+}
+
+#[tokio::test]
+async fn a_change_of_one_logger_leaves_those_of_others() {
+    let book = Logbook::new(hasty());
+    let folder = tempfile::tempdir().unwrap();
+    let logger = book.open(spec(LogMode::All, to_folder(folder.path(), LogFormat::Json, 1)));
+    let both = Loggers::default().with("default", "iris", Some(logger.clone())).with("team", "iris", Some(logger));
+    let one = both.with("default", "iris", None);
+    assert!(both.of("default", "iris").is_some() && both.of("team", "iris").is_some());
+    assert!(one.of("default", "iris").is_none() && one.of("team", "iris").is_some() && !one.is_empty());
+    assert!(one.with("team", "iris", None).is_empty());
+}
+
+#[tokio::test]
+async fn parquet_files_have_the_same_columns_and_are_read_by_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Logbook::new(hasty());
+    let logger = book.open(spec(LogMode::Request, to_folder(folder.path(), LogFormat::Parquet, 2)));
+    for id in ["a", "b"] {
+        assert!(log(&logger.begin(&headers(&[("ce-id", id), ("x-request-id", "r1")])).unwrap(), Side::Request, "hello"));
+    }
+    book.end().await;
+    let file = std::fs::File::open(folder.path().join("default/iris/predictor/a-request.parquet")).unwrap();
+    let reader = SerializedFileReader::new(file).unwrap();
+    let columns = reader.metadata().file_metadata().schema_descr().columns().iter().map(|column| column.name().to_owned());
+    assert_eq!(columns.collect::<Vec<_>>()[..5], ["url", "bytes", "contentType", "reqType", "id"]);
+    let group = reader.get_row_group(0).unwrap();
+    let texts = |column: usize| -> Vec<String> {
+        let ColumnReader::ByteArrayColumnReader(mut found) = group.get_column_reader(column).unwrap() else { panic!("texts") };
+        let mut values = Vec::new();
+        found.read_records(10, None, None, &mut values).unwrap();
+        values.iter().map(|value| value.as_utf8().unwrap().to_owned()).collect()
+    };
+    assert_eq!((texts(4), texts(1)), (vec!["a".to_owned(), "b".to_owned()], vec!["aGVsbG8=".to_owned(); 2]));
+    assert_eq!((texts(10)[0].as_str(), texts(11)[0].as_str()), (r#"{"X-Request-Id":["r1"]}"#, r#"{"team":"a"}"#));
+    let ColumnReader::BoolColumnReader(mut verified) = group.get_column_reader(13).unwrap() else { panic!("truth values") };
+    let mut values = Vec::new();
+    verified.read_records(10, None, None, &mut values).unwrap();
+    assert_eq!(values, [false, false]);
 }

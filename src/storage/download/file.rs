@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 
 /// Bytes gathered before they are handed to the disk.
-const WRITE_BYTES: usize = 512 << 10;
+const WRITE_BYTES: usize = 256 << 10;
 
 /// The bytes of one answer.
 type Bytestream = BoxStream<'static, Result<Bytes, Refusal>>;

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Pieces that may wait for the hashing thread.
-const PIECES_MAX: usize = 4;
+const PIECES_MAX: usize = 2;
 /// Bytes read at once from the file.
 const READ_BYTES: usize = 256 << 10;
 

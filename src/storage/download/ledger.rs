@@ -141,10 +141,13 @@ impl Note {
 /// Writes a file so that after a crash either the old or the new one is there.
 pub(in super::super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension(Uuid::new_v4().simple().to_string());
-    let mut file = File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(fresh, path)
+    let write = || {
+        let mut file = File::create(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(&fresh, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&fresh)))
 }
 
 /// Brings files to the disk, several at once: waiting for one is what takes long.

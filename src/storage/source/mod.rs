@@ -3,24 +3,139 @@
 //! A source asks and says what the answer means; it never waits to try again, never writes, and keeps nothing.
 //! Parts, tries, digests, the disk and the cache are the download's (`download.rs`).
 
+mod address;
+mod azure_files;
+mod file;
+mod git;
+mod hub;
+mod net;
+mod object;
+mod oci;
+mod patterns;
 #[cfg(test)]
 pub(super) mod scripted;
-pub(super) mod web;
+mod web;
+mod webhdfs;
 
-use super::StorageError;
 use super::archive::Packing;
+use super::{Config, Order, StorageError};
+use crate::resolve::storage_env::StorageEnv;
+use crate::resolve::storage_uri::StorageUri;
+use base64::Engine as _;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use std::time::Duration;
+use net::Net;
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use url::Url;
+
+pub(super) use net::without_secrets;
+
+/// The places that models come from, as the configuration allows them.
+#[derive(Debug)]
+pub(super) struct Sources {
+    net: Arc<Net>,
+    allowed_schemes: Vec<String>,
+    /// Hosts of `http://` and `https://`.
+    web_hosts: Arc<[String]>,
+    /// The process's own variables.
+    env: StorageEnv,
+}
 
 /// A place that models come from.
 #[derive(Debug)]
 pub(super) enum Source {
     /// One file on a web server.
     Web(web::Source),
+    /// Objects of a bucket or a container.
+    Object(object::Source),
+    /// A model of a hub.
+    Hub(hub::Source),
+    /// Files of a share of Azure.
+    AzureFiles(azure_files::Source),
+    /// An image or an artifact of a registry.
+    Oci(oci::Source),
+    /// Files of a Hadoop cluster.
+    WebHdfs(webhdfs::Source),
+    /// A repository, which fills a folder.
+    Git(git::Source),
     /// A test's own.
     #[cfg(test)]
     Scripted(scripted::Scripted),
+}
+
+impl Sources {
+    /// `env` holds the process's own variables; those of an order win over them.
+    pub(super) fn new(config: &Config, env: StorageEnv) -> Self {
+        let net = Arc::new(Net::new(config, proxies(&env)));
+        let web_hosts = config.http.allowed_hosts.clone().into();
+        Self { net, allowed_schemes: config.allowed_schemes.clone(), web_hosts, env }
+    }
+
+    /// Whether models may come from there at all.
+    ///
+    /// # Errors
+    /// `Wrong`: the scheme is not among `storage.allowed_schemes`.
+    pub(super) fn check_scheme(&self, uri: &StorageUri) -> Result<(), StorageError> {
+        let (scheme, allowed) = (uri.scheme(), &self.allowed_schemes);
+        let same = |listed: &String| listed.trim_end_matches("://") == scheme || (scheme == "http" && listed == "https");
+        if allowed.is_empty() || allowed.iter().any(same) {
+            return Ok(());
+        }
+        let shown = without_secrets(&uri.to_string());
+        Err(StorageError::Wrong(format!(
+            "models may not come from `{shown}`: `storage.allowed_schemes` is `{}`, and this is `{scheme}`",
+            allowed.join("`, `")
+        )))
+    }
+
+    /// A copy that other tools keep on this machine, where it is complete: used where it lies.
+    pub(super) fn kept_elsewhere(&self, order: &Order) -> Option<PathBuf> {
+        let filtered = ["STORAGE_ALLOW_PATTERNS", "STORAGE_IGNORE_PATTERNS"].iter().any(|name| order.env.get(name).is_some());
+        match &order.uri {
+            StorageUri::HuggingFace(model) if !filtered && order.env.get("HF_ENDPOINT").is_none() => {
+                hub::hugging_face::in_own_cache(model, &self.env)
+            }
+            _ => None,
+        }
+    }
+
+    /// The place that an order names. Asks nobody yet.
+    ///
+    /// # Errors
+    /// `Wrong`: an address or credentials that cannot be used.
+    pub(super) fn open(&self, order: &Order) -> Result<Source, StorageError> {
+        let env = order.env.over_process(&self.env);
+        let net = &self.net;
+        match &order.uri {
+            StorageUri::Http(uri) => web::Source::new(net, &self.web_hosts, uri, &env).map(Source::Web),
+            StorageUri::S3(place) => object::Source::s3(net, place, &env).map(Source::Object),
+            StorageUri::Gs(place) => object::Source::gs(net, place, &env).map(Source::Object),
+            StorageUri::AzureBlob(place) => object::Source::azure(net, place, &env).map(Source::Object),
+            StorageUri::HuggingFace(model) => hub::Source::hugging_face(net, model, &env).map(Source::Hub),
+            StorageUri::ModelScope(model) => hub::Source::modelscope(net, model, &env).map(Source::Hub),
+            StorageUri::Git(uri) => git::Source::new(net, uri, &env).map(Source::Git),
+            StorageUri::Oci(reference) => oci::Source::new(net, reference, &env).map(Source::Oci),
+            StorageUri::Hdfs(path) => webhdfs::Source::new(net, path, &env).map(Source::WebHdfs),
+            StorageUri::AzureFiles(place) => azure_files::Source::new(net, place, &env).map(Source::AzureFiles),
+            StorageUri::Custom { .. } | StorageUri::Several(_) => Err(StorageError::Wrong(format!("no store of its own: `{}`", order.uri))),
+            StorageUri::Local(_) | StorageUri::Pvc { .. } => Err(StorageError::Wrong(format!("used where it lies: `{}`", order.uri))),
+        }
+    }
+}
+
+/// Hosts of the environment's proxies.
+fn proxies(env: &StorageEnv) -> HashSet<String> {
+    let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+    let host = |text: &str| {
+        let url = Url::parse(text).ok().filter(Url::has_host).or_else(|| Url::parse(&format!("http://{text}")).ok());
+        url.and_then(|url| url.host_str().map(str::to_owned))
+    };
+    names.iter().filter_map(|name| env.get(name)).filter_map(host).collect()
 }
 
 /// What lies at a source.
@@ -38,10 +153,13 @@ pub(super) struct Listing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     /// They are the model.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a web address names one file; the stores that list come next"))]
     Keep,
     /// A single file that is an archive is unpacked, as KServe does; several files are the model.
     UnpackOne,
+    /// Those that have a packing are folders, and are unpacked in their place.
+    UnpackFolders,
+    /// They are an image's layers, by name in their order; what lies below `models/` in them is the model.
+    TakeModelsOfLayers,
 }
 
 /// One file of a source.
@@ -62,7 +180,6 @@ pub(super) struct RemoteFile {
 }
 
 /// A hash of a file's bytes.
-#[cfg_attr(not(test), expect(dead_code, reason = "web servers tell no digest; the stores that do come next"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Digest {
     /// Hugging Face's large files, OCI's blobs, what users pin.
@@ -109,14 +226,54 @@ pub(super) enum Refusal {
     Restart(String),
 }
 
+impl RemoteFile {
+    /// A file of which nothing more is known.
+    pub(super) fn named(path: String, key: String) -> Self {
+        Self { path, key, packing: None, size_bytes: None, validator: None, digest: None }
+    }
+}
+
 impl Source {
+    /// Whether the source fills a folder on its own ([`Source::fill`]), instead of listing files that are read one by one.
+    pub(super) const fn fills(&self) -> bool {
+        matches!(self, Self::Git(_))
+    }
+
+    /// Whether the source lets these credentials in; for sources that fill folders.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) async fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Git(source) => source.check().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings all files into an empty folder; which version it was, where the source has one. Ends what it started when
+    /// it is dropped; what is in the folder then is to be thrown away.
+    ///
+    /// # Errors
+    /// A source that does not fill folders is `Wrong`.
+    pub(super) async fn fill(&self, folder: &Path) -> Result<Option<String>, Refusal> {
+        match self {
+            Self::Git(source) => source.fill(folder).await.map(Some),
+            other => Err(Refusal::Wrong(format!("{}: lists its files", other.shown()))),
+        }
+    }
+
     /// What lies there. One request or several; not retried here.
-    #[expect(clippy::unused_async, reason = "sources that list ask for it")]
     pub(super) async fn list(&self) -> Result<Listing, Refusal> {
         match self {
             Self::Web(source) => Ok(source.list()),
             #[cfg(test)]
             Self::Scripted(source) => Ok(source.list()),
+            Self::Object(source) => source.list().await,
+            Self::Hub(source) => source.list().await,
+            Self::Oci(source) => source.list().await,
+            Self::WebHdfs(source) => source.list().await,
+            Self::AzureFiles(source) => source.list().await,
+            Self::Git(source) => Err(Refusal::Wrong(format!("{}: fills a folder", source.shown()))),
         }
     }
 
@@ -126,6 +283,12 @@ impl Source {
             Self::Web(source) => source.read(file, ask).await,
             #[cfg(test)]
             Self::Scripted(source) => source.read(file, ask),
+            Self::Object(source) => source.read(file, ask).await,
+            Self::Hub(source) => source.read(file, ask).await,
+            Self::Oci(source) => source.read(file, ask).await,
+            Self::WebHdfs(source) => source.read(file, ask).await,
+            Self::AzureFiles(source) => source.read(file, ask).await,
+            Self::Git(source) => Err(Refusal::Wrong(format!("{}: fills a folder", source.shown()))),
         }
     }
 
@@ -135,8 +298,70 @@ impl Source {
             Self::Web(source) => source.shown(),
             #[cfg(test)]
             Self::Scripted(_) => "scripted://".to_owned(),
+            Self::Object(source) => source.shown(),
+            Self::Hub(source) => source.shown(),
+            Self::Oci(source) => source.shown(),
+            Self::WebHdfs(source) => source.shown(),
+            Self::AzureFiles(source) => source.shown(),
+            Self::Git(source) => source.shown(),
         }
     }
+
+    /// What makes it another model than every other: the URI, and what else decides which files these are. May hold
+    /// what is secret in an address; never written down as it is.
+    pub(super) fn identity(&self) -> String {
+        match self {
+            Self::Web(source) => source.identity(),
+            #[cfg(test)]
+            Self::Scripted(_) => "scripted://".to_owned(),
+            Self::Object(source) => source.identity(),
+            Self::Hub(source) => source.identity(),
+            Self::Oci(source) => source.identity(),
+            Self::WebHdfs(source) => source.identity(),
+            Self::AzureFiles(source) => source.identity(),
+            Self::Git(source) => source.identity(),
+        }
+    }
+}
+
+/// Whether asking again may help.
+fn may_pass(status: StatusCode) -> bool {
+    const TOO_EARLY: u16 = 425;
+    status.is_server_error()
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+        || status.as_u16() == TOO_EARLY
+}
+
+/// Seconds or a date, as HTTP allows.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let until = || httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).ok();
+    value.parse().ok().map(Duration::from_secs).or_else(until)
+}
+
+/// A path below a model's folder, cleaned of empty parts.
+///
+/// # Errors
+/// What is wrong with it: it leads out of the folder, or no file can be called so.
+fn below(path: &str) -> Result<String, String> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let bad = |part: &&&str| **part == ".." || part.len() > 255 || part.contains(['\\', '\0']);
+    match parts.iter().find(bad) {
+        Some(part) => Err(format!("no file here can be called `{}`", part.chars().take(80).collect::<String>().escape_debug())),
+        None if parts.is_empty() => Err("a file without a name".to_owned()),
+        None => Ok(parts.join("/")),
+    }
+}
+
+fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    if !digits.len().is_multiple_of(2) || !digits.is_ascii() {
+        return None;
+    }
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).ok()).collect()
+}
+
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    base64::engine::general_purpose::STANDARD.decode(text.trim()).ok()
 }
 
 impl From<Refusal> for StorageError {
@@ -145,5 +370,52 @@ impl From<Refusal> for StorageError {
             Refusal::Wrong(message) => Self::Wrong(message),
             Refusal::MayPass(message, _) | Refusal::Restart(message) => Self::MayPass(message),
         }
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Wrong(message) => Self::Wrong(message),
+            StorageError::MayPass(message) => Self::MayPass(message, None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_below_the_models_folder() {
+        assert_eq!(below("a//./b"), Ok("a/b".to_owned()));
+        for path in ["../a", "a/../b", "", "/", "a\\b", &"x".repeat(300)] {
+            assert!(below(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn waiting_times_are_read() {
+        let after = |value: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]));
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("soon"), None);
+    }
+
+    #[test]
+    fn only_allowed_schemes_are_fetched() {
+        let sources = |allowed: &[&str]| {
+            let allowed_schemes = allowed.iter().map(|&scheme| scheme.to_owned()).collect();
+            Sources::new(&Config { allowed_schemes, ..Config::default() }, StorageEnv::default())
+        };
+        let uri = StorageUri::Http("https://h/m?secret".to_owned());
+        assert!(sources(&[]).check_scheme(&uri).is_ok() && sources(&["https"]).check_scheme(&uri).is_ok());
+        let message = sources(&["s3", "hf://"]).check_scheme(&uri).unwrap_err().to_string();
+        assert!(message.contains("`storage.allowed_schemes` is `s3`, `hf://`") && !message.contains("secret"), "{message}");
+    }
+
+    #[test]
+    fn proxies_of_the_environment_are_known_by_host() {
+        let env = [("HTTPS_PROXY", "http://user:word@proxy.corp:3128"), ("http_proxy", "other:80")].into_iter().collect();
+        assert_eq!(proxies(&env), HashSet::from(["proxy.corp".to_owned(), "other".to_owned()]));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! MiniLM, BGE, E5, GTE and most sentence encoders are one of these.
 
-use super::ops::{Activation, Heads, Linear, Norm, attention, thirds};
+use super::ops::{Activation, Heads, Linear, Norm, attention};
 use super::{Packed, Result, Trunk, check, failed};
 use crate::engine::huggingface::safetensors::Weights;
 use crate::engine::huggingface::settings::Settings;
@@ -164,11 +164,11 @@ impl Layer {
     }
 
     fn run(&self, x: &Tensor, batch: &Packed) -> candle_core::Result<Tensor> {
-        let [q, k, v] = thirds(&self.qkv.run(x)?)?;
+        let [q, k, v] = self.heads.split_three(&self.qkv.run(x)?)?;
         let seen = attention(&q, &k, &v, &self.heads, batch)?;
-        let x = self.attention_norm.run_sum(&self.output.run(&seen)?, x)?;
-        let inner = self.activation.run(&self.up.run(&x)?)?;
-        self.output_norm.run_sum(&self.down.run(&inner)?, &x)
+        let x = self.attention_norm.run(&self.output.run_beside(&seen, x)?)?;
+        let inner = self.up.run_bent(&x, self.activation)?;
+        self.output_norm.run(&self.down.run_beside(&inner, &x)?)
     }
 }
 

@@ -3,13 +3,12 @@
 //! Source: "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", and Hugging Face's `modeling_deberta_v2`.
 
 use super::bert::prefix_of;
-use super::ops::{Activation, Heads, Linear, Norm};
+use super::ops::{Activation, Heads, Linear, Norm, part, shares};
 use super::{Packed, Result, Trunk, check, failed};
 use crate::engine::huggingface::safetensors::Weights;
 use crate::engine::huggingface::settings::Settings;
 use crate::engine::{Cancel, LoadError};
 use candle_core::Tensor;
-use candle_nn::ops;
 
 /// The trunk of DeBERTa v2.
 #[derive(Debug)]
@@ -184,7 +183,7 @@ impl Layer {
             let Some(distances) = distances.filter(|_| wanted) else { return Ok(None) };
             let separate = if shared { None } else { Some(linear(&format!("attention.self.{name}"), width, width)?) };
             let rows = separate.as_ref().unwrap_or(own).run(&distances.table);
-            rows.and_then(|rows| heads.split(&rows, 0, 2 * distances.span)).map(Some).map_err(unusable)
+            rows.and_then(|rows| heads.split(&rows)?.transpose(0, 1)?.contiguous()).map(Some).map_err(unusable)
         };
         Ok(Self {
             distance_keys: of_table(distances.is_some_and(|distances| distances.to_position), &key, "pos_key_proj")?,
@@ -203,27 +202,30 @@ impl Layer {
     }
 
     fn run(&self, x: &Tensor, batch: &Packed, distances: Option<&Distances>) -> candle_core::Result<Tensor> {
-        let (q, k, v) = (self.query.run(x)?, self.key.run(x)?, self.value.run(x)?);
+        let split = |layer: &Linear| layer.run(x).and_then(|rows| self.heads.split(&rows));
+        let (q, k, v) = (split(&self.query)?, split(&self.key)?, split(&self.value)?);
         let mut parts = Vec::with_capacity(batch.texts.len());
         for text in batch.texts.iter().filter(|text| !text.is_empty()) {
-            let part = |x: &Tensor| self.heads.split(x, text.start, text.len());
-            let shares = ops::softmax_last_dim(&self.scores(&part(&q)?, &part(&k)?, distances)?)?;
-            parts.push(self.heads.join(&shares.matmul(&part(&v)?)?, text.len())?);
+            let shares = shares(self.scores(&part(&q, text)?, &part(&k, text)?, distances)?, &self.scaled(), 0)?;
+            parts.push(self.heads.join(&shares.matmul(&part(&v, text)?)?, text.len())?);
         }
         let seen = Tensor::cat(&parts, 0)?;
-        let x = self.attention_norm.run_sum(&self.output.run(&seen)?, x)?;
-        let inner = self.activation.run(&self.up.run(&x)?)?;
-        self.output_norm.run_sum(&self.down.run(&inner)?, &x)
+        let x = self.attention_norm.run(&self.output.run_beside(&seen, x)?)?;
+        let inner = self.up.run_bent(&x, self.activation)?;
+        self.output_norm.run(&self.down.run_beside(&inner, &x)?)
     }
 
-    /// What words see of words, and of distances.
+    /// The heads, with scores made smaller for each kind of look that adds to them.
+    fn scaled(&self) -> Heads {
+        let kinds = 1 + u32::from(self.distance_keys.is_some()) + u32::from(self.distance_queries.is_some());
+        Heads { scale: self.heads.scale / f64::from(kinds).sqrt(), ..self.heads }
+    }
+
+    /// What words see of words, and of distances; not scaled yet.
     fn scores(&self, q: &Tensor, k: &Tensor, distances: Option<&Distances>) -> candle_core::Result<Tensor> {
         let len = q.dim(1)?;
-        let kinds = 1 + u32::from(self.distance_keys.is_some()) + u32::from(self.distance_queries.is_some());
-        // Each kind of look adds to the score, so all are made smaller.
-        let scale = self.heads.scale / f64::from(kinds).sqrt();
         let mut scores = q.matmul(&k.transpose(1, 2)?)?;
-        let Some(distances) = distances else { return scores * scale };
+        let Some(distances) = distances else { return Ok(scores) };
         if let Some(keys) = &self.distance_keys {
             let seen = q.matmul(&keys.transpose(1, 2)?)?;
             scores = (scores + seen.gather(&distances.rows(len, 1, self.heads.count, q)?, 2)?)?;
@@ -233,7 +235,7 @@ impl Layer {
             let by_key = seen.gather(&distances.rows(len, -1, self.heads.count, q)?, 2)?;
             scores = (scores + by_key.transpose(1, 2)?)?;
         }
-        scores * scale
+        Ok(scores)
     }
 }
 

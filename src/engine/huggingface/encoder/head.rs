@@ -69,7 +69,7 @@ impl Head {
         };
         let mut x = vectors;
         if let Some((dense, activation)) = &self.dense {
-            x = activation.run(&dense.run(&x)?)?;
+            x = dense.run_bent(&x, *activation)?;
         }
         if let Some(norm) = &self.norm {
             x = norm.run(&x)?;

@@ -5,6 +5,7 @@
 
 mod bert;
 mod deberta;
+mod fused;
 mod head;
 mod modern;
 mod ops;

@@ -1,6 +1,6 @@
 //! ModernBERT: rotated positions, layers that normalise in front, gated units, and windows in two layers of three.
 
-use super::ops::{Activation, Heads, Linear, Norm, attention, thirds};
+use super::ops::{Activation, Heads, Linear, Norm, attention};
 use super::{Packed, Result, Trunk, check, failed};
 use crate::engine::huggingface::safetensors::Weights;
 use crate::engine::huggingface::settings::Settings;
@@ -90,13 +90,13 @@ impl Layer {
             Some(norm) => norm.run(x)?,
             None => x.clone(),
         };
-        let [q, k, v] = thirds(&self.qkv.run(&seen)?)?;
+        let [q, k, v] = self.heads.split_three(&self.qkv.run(&seen)?)?;
         let (q, k) = (turns.turn(&q, &self.heads)?, turns.turn(&k, &self.heads)?);
-        let x = (x + self.output.run(&attention(&q, &k, &v, &self.heads, batch)?)?)?;
+        let x = self.output.run_beside(&attention(&q, &k, &v, &self.heads, batch)?, x)?;
         let both = self.up.run(&self.norm.run(&x)?)?;
         let half = both.dim(D::Minus1)? / 2;
         let inner = (self.activation.run(&both.narrow(D::Minus1, 0, half)?.contiguous()?)? * both.narrow(D::Minus1, half, half)?)?;
-        x + self.down.run(&inner)?
+        self.down.run_beside(&inner, &x)
     }
 }
 
@@ -126,13 +126,11 @@ impl Turns {
 
     /// Turns both halves of each head against one another.
     fn turn(&self, x: &Tensor, heads: &Heads) -> candle_core::Result<Tensor> {
-        let tokens = x.dim(0)?;
-        let split = x.reshape((tokens, heads.count, heads.width))?;
         let half = heads.width / 2;
-        let (a, b) = (split.narrow(2, 0, half)?, split.narrow(2, half, half)?);
+        let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
         let first = (a.broadcast_mul(&self.cos)? - b.broadcast_mul(&self.sin)?)?;
         let second = (b.broadcast_mul(&self.cos)? + a.broadcast_mul(&self.sin)?)?;
-        Tensor::cat(&[first, second], 2)?.reshape((tokens, heads.count * heads.width))
+        Tensor::cat(&[first, second], 2)
     }
 }
 

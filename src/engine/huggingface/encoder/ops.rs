@@ -1,10 +1,12 @@
 //! The parts that encoders are made of: linear layers, norms, activations, and attention within each text.
 
+use super::fused;
 use super::packed::Packed;
 use crate::engine::LoadError;
 use crate::engine::huggingface::safetensors::Weights;
-use candle_core::{D, Result, Tensor};
+use candle_core::{IndexOp, Result, Tensor};
 use candle_nn::ops;
+use std::ops::Range;
 
 type Loaded<T> = std::result::Result<T, LoadError>;
 
@@ -47,9 +49,30 @@ impl Linear {
     pub(super) fn run(&self, x: &Tensor) -> Result<Tensor> {
         let product = x.matmul(&self.weight.t()?)?;
         match &self.bias {
+            Some(bias) if fused::fits(&product) => fused::bias(&product, bias).map(|()| product),
             Some(bias) => product.broadcast_add(bias),
             None => Ok(product),
         }
+    }
+
+    /// The same, and an activation behind it.
+    pub(super) fn run_bent(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let Some(bias) = &self.bias else { return activation.run(&self.run(x)?) };
+        let product = x.matmul(&self.weight.t()?)?;
+        if fused::fits(&product) {
+            return fused::bias_and_activation(&product, bias, activation).map(|()| product);
+        }
+        activation.run(&product.broadcast_add(bias)?)
+    }
+
+    /// The same, and what went around it added.
+    pub(super) fn run_beside(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let Some(bias) = &self.bias else { return self.run(x)? + residual };
+        let product = x.matmul(&self.weight.t()?)?;
+        if fused::fits(&product) && fused::fits(residual) {
+            return fused::bias_and_residual(&product, bias, residual).map(|()| product);
+        }
+        product.broadcast_add(bias)? + residual
     }
 }
 
@@ -82,11 +105,6 @@ impl Norm {
 
     pub(super) fn run(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.epsilon)
-    }
-
-    /// The norm of a sum.
-    pub(super) fn run_sum(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.run(&(x + residual)?)
     }
 }
 
@@ -150,9 +168,15 @@ impl Heads {
         Self { count, width, scale: 1.0 / root, reach: None }
     }
 
-    /// One text's part of a `[tokens, heads * width]` tensor as `[heads, tokens, width]`.
-    pub(super) fn split(&self, x: &Tensor, start: usize, len: usize) -> Result<Tensor> {
-        x.narrow(0, start, len)?.reshape((len, self.count, self.width))?.transpose(0, 1)?.contiguous()
+    /// `[tokens, heads * width]` as `[tokens, heads, width]`.
+    pub(super) fn split(&self, x: &Tensor) -> Result<Tensor> {
+        x.reshape((x.dim(0)?, self.count, self.width))
+    }
+
+    /// Queries, keys and values that lie side by side, each as `[tokens, heads, width]`; nothing is copied.
+    pub(super) fn split_three(&self, x: &Tensor) -> Result<[Tensor; 3]> {
+        let all = x.reshape((x.dim(0)?, 3, self.count, self.width))?;
+        Ok([all.i((.., 0))?, all.i((.., 1))?, all.i((.., 2))?])
     }
 
     /// The way back.
@@ -161,31 +185,131 @@ impl Heads {
     }
 }
 
-/// Attention of every token to those of its own text; `q`, `k` and `v` are `[tokens, heads * width]`.
+/// One text's part of a `[tokens, heads, width]` tensor as `[heads, tokens, width]`; nothing is copied.
+pub(super) fn part(x: &Tensor, text: &Range<usize>) -> Result<Tensor> {
+    x.narrow(0, text.start, text.len())?.transpose(0, 1)
+}
+
+/// Scores of one piece of attention at most: a text of thousands of tokens is looked at piece by piece.
+const SCORES_MAX: usize = 4 << 20;
+/// Tokens of a piece where each sees a window only.
+const WINDOW_PIECE: usize = 128;
+
+/// Attention of every token to those of its own text; `q`, `k` and `v` are `[tokens, heads, width]`.
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, batch: &Packed) -> Result<Tensor> {
     let mut parts = Vec::with_capacity(batch.texts.len());
     for text in batch.texts.iter().filter(|text| !text.is_empty()) {
-        let part = |x: &Tensor| heads.split(x, text.start, text.len());
-        let scores = (part(q)?.matmul(&part(k)?.transpose(1, 2)?)? * heads.scale)?;
-        let scores = match heads.reach {
-            Some(reach) if reach + 1 < text.len() => scores.broadcast_add(&band(text.len(), reach, &scores)?)?,
-            _ => scores,
-        };
-        let shares = ops::softmax_last_dim(&scores)?;
-        parts.push(heads.join(&shares.matmul(&part(v)?)?, text.len())?);
+        let (q, k, v) = (part(q, text)?, part(k, text)?, part(v, text)?);
+        for piece in pieces(text.len(), heads) {
+            let keys = piece.keys.clone();
+            let seen = q.narrow(1, piece.first, piece.count)?.matmul(&k.narrow(1, keys.start, keys.len())?.transpose(1, 2)?)?;
+            let shares = shares(seen, heads, piece.first - keys.start)?;
+            parts.push(heads.join(&shares.matmul(&v.narrow(1, keys.start, keys.len())?)?, piece.count)?);
+        }
     }
     Tensor::cat(&parts, 0)
 }
 
-/// `[len, len]` with 0 where two tokens see one another, and minus infinity elsewhere.
-fn band(len: usize, reach: usize, like: &Tensor) -> Result<Tensor> {
-    let seen = |row: usize, column: usize| if row.abs_diff(column) <= reach { 0.0_f32 } else { f32::NEG_INFINITY };
-    let values: Vec<f32> = (0..len * len).map(|at| seen(at / len, at % len)).collect();
-    Tensor::from_vec(values, (len, len), like.device())?.to_dtype(like.dtype())
+/// Tokens one behind the other, and those that they see.
+#[derive(Debug, PartialEq, Eq)]
+struct Piece {
+    first: usize,
+    count: usize,
+    keys: Range<usize>,
 }
 
-/// The three equal parts of the last dimension.
-pub(super) fn thirds(x: &Tensor) -> Result<[Tensor; 3]> {
-    let width = x.dim(D::Minus1)? / 3;
-    Ok([x.narrow(D::Minus1, 0, width)?, x.narrow(D::Minus1, width, width)?, x.narrow(D::Minus1, 2 * width, width)?])
+/// A text in pieces; one where it is short.
+fn pieces(len: usize, heads: &Heads) -> Vec<Piece> {
+    let reach = heads.reach.filter(|reach| reach + 1 < len);
+    let size = if reach.is_some() { WINDOW_PIECE } else { (SCORES_MAX / (heads.count * len)).max(1) };
+    let piece = |first: usize| {
+        let count = size.min(len - first);
+        let seen = |reach: usize| first.saturating_sub(reach)..(first + count + reach).min(len);
+        Piece { first, count, keys: reach.map_or(0..len, seen) }
+    };
+    (0..len).step_by(size).map(piece).collect()
+}
+
+/// Scores to shares of one, over all that a token sees; the first token is the one at `offset` among those seen.
+pub(super) fn shares(scores: Tensor, heads: &Heads, offset: usize) -> Result<Tensor> {
+    let (count, keys) = (scores.dim(1)?, scores.dim(2)?);
+    let window = heads.reach.map(|reach| Window { reach, offset, count });
+    if fused::fits(&scores) {
+        return fused::scaled_softmax(&scores, narrowed(heads.scale), window).map(|()| scores);
+    }
+    let scaled = (&scores * heads.scale)?;
+    match window {
+        Some(window) => ops::softmax_last_dim(&scaled.broadcast_add(&band(&window, keys, &scaled)?)?),
+        None => ops::softmax_last_dim(&scaled),
+    }
+}
+
+/// What tokens in a row see: so far to each side.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    reach: usize,
+    /// Where the first token stands among those it may see.
+    offset: usize,
+    /// How many tokens there are; after them the next head's come.
+    count: usize,
+}
+
+impl Window {
+    /// What the token of a row sees, of so many.
+    pub(super) fn seen(&self, row: usize, keys: usize) -> Range<usize> {
+        let at = row % self.count + self.offset;
+        at.saturating_sub(self.reach)..(at + self.reach + 1).min(keys)
+    }
+}
+
+/// `[count, keys]` with 0 where a token sees another, and minus infinity elsewhere.
+fn band(window: &Window, keys: usize, like: &Tensor) -> Result<Tensor> {
+    let seen = |row: usize, key: usize| if window.seen(row, keys).contains(&key) { 0.0_f32 } else { f32::NEG_INFINITY };
+    let values: Vec<f32> = (0..window.count * keys).map(|at| seen(at / keys, at % keys)).collect();
+    Tensor::from_vec(values, (window.count, keys), like.device())?.to_dtype(like.dtype())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::huggingface::tokenizer::Row;
+    use candle_core::{DType, Device};
+
+    fn heads(reach: Option<usize>) -> Heads {
+        Heads { reach, ..Heads::new(2, 4) }
+    }
+
+    /// Attention over one text of so many tokens, in this type.
+    fn attended(len: usize, reach: Option<usize>, dtype: DType) -> Vec<f32> {
+        let row = Row { ids: vec![0; len], types: vec![0; len], offsets: Vec::new() };
+        let batch = Packed::new(&[&row], None, &Device::Cpu).unwrap();
+        let tensor = |step: usize| {
+            let values: Vec<f32> = (0..len * 8).map(|at| f32::from(u16::try_from(at * step % 997).unwrap()) / 500.0 - 1.0).collect();
+            Tensor::from_vec(values, (len, 2, 4), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+        };
+        let found = attention(&tensor(7), &tensor(11), &tensor(13), &heads(reach), &batch).unwrap();
+        found.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn a_window_over_a_long_text_sees_what_it_would_see_in_one_piece() {
+        for (len, reach) in [(300, Some(5)), (300, None), (20, Some(400)), (140, Some(139))] {
+            // Doubles take the way of Candle's own operations.
+            let (single, double) = (attended(len, reach, DType::F32), attended(len, reach, DType::F64));
+            let apart = single.iter().zip(&double).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-5, "{len} {reach:?}: {apart}");
+        }
+        let (wide, narrow) = (attended(300, None, DType::F32), attended(300, Some(5), DType::F32));
+        assert!(wide.iter().zip(&narrow).any(|(a, b)| (a - b).abs() > 1e-2));
+    }
+
+    #[test]
+    fn a_long_text_is_looked_at_in_pieces_that_are_bounded() {
+        let whole: Vec<Piece> = pieces(100, &heads(None));
+        assert_eq!(whole, [Piece { first: 0, count: 100, keys: 0..100 }]);
+        let long = pieces(40_000, &heads(None));
+        assert!(long.iter().all(|piece| piece.count * 40_000 * 2 <= SCORES_MAX));
+        assert_eq!(long.iter().map(|piece| piece.count).sum::<usize>(), 40_000);
+        assert_eq!(pieces(300, &heads(Some(5)))[1], Piece { first: 128, count: 128, keys: 123..261 });
+    }
 }
