@@ -10,6 +10,7 @@ pub use layers::{Origin, Override, Text};
 pub use sections::{Autoscaling, Control, DeploymentMode, Grpc, Http, LocalModels, Log, LogFormat, Memory, Pool, Shutdown};
 
 use crate::api::problem::did_you_mean;
+use crate::engine::generation::GenerationConfig;
 use crate::engine::huggingface::HuggingFaceConfig;
 use crate::engine::onnx::OnnxConfig;
 use crate::place::Place;
@@ -57,6 +58,8 @@ pub struct Config {
     pub onnx: OnnxConfig,
     /// Hugging Face models.
     pub huggingface: HuggingFaceConfig,
+    /// Models that write text.
+    pub generation: GenerationConfig,
     /// Where models may come from.
     pub storage: storage::Config,
     /// This machine as a node, for models that are fetched beforehand.
@@ -88,6 +91,7 @@ impl Default for Config {
             graphs: graph::Config::default(),
             onnx: OnnxConfig::default(),
             huggingface: HuggingFaceConfig::default(),
+            generation: GenerationConfig::default(),
             storage: storage::Config::default(),
             local_models: LocalModels::default(),
             control: Control::default(),

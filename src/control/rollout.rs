@@ -343,7 +343,8 @@ impl Rollout {
             // Both are kept until the load is over, also where nobody waits for it any more.
             let (_permit, watch) = (permit, mind.memory.watch_load());
             let loaded = span.in_scope(|| engine.load(&path, &options));
-            settle(&watch, &memory, memory::file_bytes(&path));
+            let later_bytes = loaded.as_ref().map_or(0, |model| model.later_bytes());
+            settle(&watch, &memory, memory::file_bytes(&path), later_bytes);
             loaded
         });
         let loaded = tokio::select! {
@@ -458,10 +459,11 @@ impl Rollout {
     }
 }
 
-/// Corrects what was reserved for a load to what it took.
-fn settle(watch: &LoadWatch<'_>, memory: &Reservation, file_bytes: u64) {
+/// Corrects what was reserved for a load to what it took, and may yet come to hold.
+fn settle(watch: &LoadWatch<'_>, memory: &Reservation, file_bytes: u64, later_bytes: u64) {
     memory::give_back();
-    memory.correct(watch.measured(file_bytes).unwrap_or_else(|| memory::while_loading(file_bytes) - file_bytes));
+    let taken = watch.measured(file_bytes).unwrap_or_else(|| memory::while_loading(file_bytes) - file_bytes);
+    memory.correct(taken.saturating_add(later_bytes));
 }
 
 fn too_large(file_bytes: u64, out_of_reach: OutOfReach, (limit, fits_alone): (u64, bool)) -> Stop {

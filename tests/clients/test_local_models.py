@@ -112,7 +112,7 @@ def test_a_download_that_failed_is_tried_again(daemon, shelf):
     Shelf.broken = True
     daemon.write("edge.yaml", group())
     daemon.write("flowers.yaml", cache("flowers", f"{shelf}/model.onnx"))
-    daemon.start(config="storage: {http: {attempts_max: 1}}\n")
+    daemon.start(config="storage: {download: {attempts_max: 1}}\n")
     daemon.wait_for(lambda: node_status(daemon, "flowers") == ["NodeDownloadError"], 30, "tells the failure")
     condition = resource(daemon, "localmodelcaches", "flowers")["status"]["conditions"][0]
     assert condition["reason"] == "DownloadFailed" and "503" in condition["message"]

@@ -146,7 +146,7 @@ impl Generator for Scripted {
         Ok(generation)
     }
 
-    fn take_turns(&self, _: Arc<dyn Turns>) {}
+    fn serve_as(&self, _: &str, _: Arc<dyn Turns>) {}
 
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
