@@ -4,6 +4,7 @@
 
 mod age;
 mod cache;
+mod chat;
 mod client;
 mod config;
 mod describe;
@@ -13,11 +14,13 @@ mod kind;
 mod npy;
 mod optimise_graph;
 mod pull;
+mod run;
 mod serve;
 mod settings;
 mod size;
 mod storage;
 mod table;
+mod talk;
 mod validate;
 
 use crate::config::ConfigError;
@@ -48,6 +51,10 @@ enum Command {
     Describe(describe::Arguments),
     /// Send a request to a service and print its answer.
     Infer(infer::Arguments),
+    /// Talk to a service of a running daemon whose model writes text.
+    Chat(Box<chat::Arguments>),
+    /// Fetch a model, serve it on a free port, and talk to it.
+    Run(Box<run::Arguments>),
     /// Fetch models into the cache before anybody serves them.
     Pull(Box<pull::Arguments>),
     /// Look at the fetched models, keep or remove them, carry them to another machine.
@@ -91,6 +98,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Get(arguments) => client::block_on(get::run(&arguments, out)),
         Command::Describe(arguments) => client::block_on(describe::run(&arguments, out)),
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),
+        Command::Chat(arguments) => client::block_on(chat::run(&arguments, out)),
+        Command::Run(arguments) => run::run(&arguments, out),
         Command::Pull(arguments) => client::block_on(pull::run(&arguments, out)),
         Command::Cache(arguments) => cache::run(&arguments, out),
         Command::Config(arguments) => config::run(arguments, out),

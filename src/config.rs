@@ -7,9 +7,10 @@ mod layers;
 mod sections;
 
 pub use layers::{Origin, Override, Text};
-pub use sections::{Autoscaling, Control, DeploymentMode, Grpc, Http, Log, LogFormat, Memory, Pool, Shutdown};
+pub use sections::{Autoscaling, Control, DeploymentMode, Grpc, Http, LocalModels, Log, LogFormat, Memory, Pool, Shutdown};
 
 use crate::api::problem::did_you_mean;
+use crate::engine::generation::GenerationConfig;
 use crate::engine::huggingface::HuggingFaceConfig;
 use crate::engine::onnx::OnnxConfig;
 use crate::place::Place;
@@ -57,8 +58,12 @@ pub struct Config {
     pub onnx: OnnxConfig,
     /// Hugging Face models.
     pub huggingface: HuggingFaceConfig,
+    /// Models that write text.
+    pub generation: GenerationConfig,
     /// Where models may come from.
     pub storage: storage::Config,
+    /// This machine as a node, for models that are fetched beforehand.
+    pub local_models: LocalModels,
     /// Watching and rolling out.
     pub control: Control,
     /// Copies of requests and answers, where services ask for them.
@@ -86,7 +91,9 @@ impl Default for Config {
             graphs: graph::Config::default(),
             onnx: OnnxConfig::default(),
             huggingface: HuggingFaceConfig::default(),
+            generation: GenerationConfig::default(),
             storage: storage::Config::default(),
+            local_models: LocalModels::default(),
             control: Control::default(),
             logger: logger::Config::default(),
             shutdown: Shutdown::default(),

@@ -322,3 +322,52 @@ pub fn shadow_compared(result: &'static str) {
 pub fn canary_judged(verdict: &'static str) {
     metrics::counter!("kserved_canaries_judged_total", "verdict" => verdict).increment(1);
 }
+
+/// How a language model's steps share its memory and time, under vLLM's names, looked up once; label `model_name`.
+#[derive(Debug, Clone)]
+pub struct StepMetrics {
+    queue: metrics::Histogram,
+    prefix_queries: metrics::Counter,
+    prefix_hits: metrics::Counter,
+    preemptions: metrics::Counter,
+    running: metrics::Gauge,
+    waiting: metrics::Gauge,
+    kv_usage: metrics::Gauge,
+}
+
+impl StepMetrics {
+    /// The metrics of a model.
+    #[must_use]
+    pub fn new(model: &str) -> Self {
+        let labels = [("model_name", model.to_owned())];
+        Self {
+            queue: metrics::histogram!("vllm:request_queue_time_seconds", &labels),
+            prefix_queries: metrics::counter!("vllm:prefix_cache_queries_total", &labels),
+            prefix_hits: metrics::counter!("vllm:prefix_cache_hits_total", &labels),
+            preemptions: metrics::counter!("vllm:num_preemptions_total", &labels),
+            running: metrics::gauge!("vllm:num_requests_running", &labels),
+            waiting: metrics::gauge!("vllm:num_requests_waiting", &labels),
+            kv_usage: metrics::gauge!("vllm:kv_cache_usage_perc", &labels),
+        }
+    }
+
+    /// An answer began after it waited: so many tokens of prompt, of which so many were there already.
+    pub fn began(&self, prompt: usize, cached: usize, waited: Duration) {
+        self.prefix_queries.increment(prompt as u64);
+        self.prefix_hits.increment(cached as u64);
+        self.queue.record(waited);
+    }
+
+    /// An answer had to forget its keys and values.
+    pub fn preempted(&self) {
+        self.preemptions.increment(1);
+    }
+
+    /// What runs and waits now, and how many blocks of keys and values are in use.
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub fn state(&self, running: usize, waiting: usize, blocks_used: usize, blocks: usize) {
+        self.running.set(running as f64);
+        self.waiting.set(waiting as f64);
+        self.kv_usage.set(blocks_used as f64 / blocks.max(1) as f64);
+    }
+}

@@ -92,7 +92,8 @@ impl Server {
         banner.start(onnx.library_info());
         let mut engines = EngineRegistry::default();
         let onnx = Arc::new(onnx);
-        engines.add("huggingface", Arc::new(HuggingFaceLoader::new(config.huggingface.clone(), Arc::clone(&onnx) as Arc<_>)));
+        let huggingface = HuggingFaceLoader::new(config.huggingface.clone(), config.generation.clone(), Arc::clone(&onnx) as Arc<_>);
+        engines.add("huggingface", Arc::new(huggingface));
         engines.add("onnx", onnx);
         let (router, (repository, commands)) = (Router::default(), Repository::channel());
         let storage = Storage::new(config.storage.clone(), env);
@@ -274,6 +275,8 @@ fn control_config(config: &Config) -> control::Config {
         shadow_requests_max: config.control.shadow_requests_max,
         shadow_bytes_max: config.control.shadow_bytes_max,
         graphs: config.graphs.bounds(),
+        node_name: config.local_models.node_name.clone(),
+        node_labels: config.local_models.node_labels.clone(),
     }
 }
 

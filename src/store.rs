@@ -6,6 +6,7 @@
 //! load, never a lock. Time comes in as an argument.
 
 use crate::api::inference_service_config::{CONFIG_MAP, CONFIG_NAMESPACE, InferenceServiceConfig};
+use crate::api::local_model::LocalModelStatus;
 use crate::api::problem::Problem;
 use crate::api::status::{InferenceGraphStatus, InferenceServiceStatus};
 use crate::api::{Kind, Resource, ResourceKey};
@@ -78,6 +79,8 @@ pub struct Stored {
     pub status: Option<InferenceServiceStatus>,
     /// The status of a graph, once there is one.
     pub graph_status: Option<InferenceGraphStatus>,
+    /// The status of a cache of local models, of a group of nodes or of a node, once there is one.
+    pub local_status: Option<LocalModelStatus>,
     /// Warnings that concern this resource.
     pub warnings: Vec<Problem>,
     /// Why the resource is not what its file says now: the file is broken, or another file claims the name.
@@ -122,6 +125,13 @@ impl Stored {
         }
         if let Some(status) = &self.graph_status {
             object["status"] = plain(status);
+        }
+        if let Some(status) = &self.local_status {
+            object["status"] = plain(status);
+        }
+        // Some kinds have fields beside `spec`.
+        for (field, value) in written.as_object().into_iter().flatten().filter(|(field, _)| object_field(field) && *field != "spec") {
+            object[field] = value.clone();
         }
         object
     }
@@ -289,6 +299,14 @@ impl Writer {
         }
     }
 
+    /// The same for a cache of local models, a group of nodes or a node.
+    pub fn set_local_status(&mut self, key: &ResourceKey, status: LocalModelStatus) {
+        let is_news = |stored: &Stored| stored.local_status.as_ref() != Some(&status);
+        if self.shared.snapshot.load().get(key).is_some_and(|stored| is_news(stored)) {
+            self.change(key, |stored| stored.local_status = Some(status));
+        }
+    }
+
     /// Puts a changed copy of a resource in place, under a new version; nothing happens when it is gone.
     fn change(&mut self, key: &ResourceKey, change: impl FnOnce(&mut Stored)) {
         let mut next = Snapshot::clone(&self.shared.snapshot.load());
@@ -442,6 +460,7 @@ fn first_seen(declared: &Declared, problems: Vec<Problem>, resource_version: u64
         resource_version,
         status: None,
         graph_status: None,
+        local_status: None,
         warnings: declared.warnings.clone(),
         problems,
     }
@@ -469,6 +488,7 @@ fn changed(stored: &Stored, declared: &Declared, problems: Vec<Problem>, resourc
         resource_version,
         status: stored.status.clone(),
         graph_status: stored.graph_status.clone(),
+        local_status: stored.local_status.clone(),
         warnings: declared.warnings.clone(),
         problems,
     }
@@ -485,7 +505,7 @@ fn core_json(key: &ResourceKey, mut metadata: Map<String, Value>, written: &Valu
 }
 
 fn object_field(field: &str) -> bool {
-    !matches!(field, "metadata" | "apiVersion" | "kind")
+    !matches!(field, "metadata" | "apiVersion" | "kind" | "status")
 }
 
 fn spec_json(resource: &Resource) -> Option<Value> {
@@ -497,6 +517,10 @@ fn tree(resource: &Resource) -> Value {
         Resource::InferenceService(service) => plain(service),
         Resource::InferenceGraph(graph) => plain(graph),
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => plain(runtime),
+        Resource::ClusterStorageContainer(container) => plain(container),
+        Resource::LocalModelCache(cache) | Resource::LocalModelNamespaceCache(cache) => plain(cache),
+        Resource::LocalModelNodeGroup(group) => plain(group),
+        Resource::LocalModelNode(node) => plain(node),
         Resource::ConfigMap(map) => plain(map),
         Resource::Secret(secret) => plain(secret),
         Resource::ServiceAccount(account) => plain(account),

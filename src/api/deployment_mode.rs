@@ -15,6 +15,10 @@ pub mod annotation {
     pub const KNATIVE_AUTOSCALER_CLASS: &str = "autoscaling.knative.dev/class";
     /// `"true"` stops the service.
     pub const STOP: &str = "serving.kserve.io/stop";
+    /// Its presence keeps a service from models that were fetched beforehand.
+    pub const DISABLE_LOCAL_MODEL: &str = "serving.kserve.io/disable-localmodel";
+    /// The group of nodes whose local models a service takes.
+    pub const NODE_GROUP: &str = "serving.kserve.io/nodegroup";
     /// The model's format, for the placeholder `{{.Annotations.modelFormat}}`.
     pub const MODEL_FORMAT: &str = "modelFormat";
 }

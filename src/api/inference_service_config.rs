@@ -22,6 +22,8 @@ pub struct InferenceServiceConfig {
     pub logger: Option<LoggerSettings>,
     /// How graphs call their steps.
     pub router: Option<RouterSettings>,
+    /// Whether models are fetched beforehand.
+    pub local_model: Option<LocalModelSettings>,
     /// By which names credentials are looked up.
     pub credentials: Option<CredentialSettings>,
 }
@@ -109,6 +111,16 @@ pub struct RouterSettings {
 pub struct RouterHeaders {
     /// Regular expressions of their names.
     pub propagate: Vec<String>,
+}
+
+/// The key `localModel`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalModelSettings {
+    /// Whether LocalModelCaches are acted on.
+    pub enabled: bool,
+    /// Where the accounts and secrets of caches of the cluster are looked up.
+    pub job_namespace: String,
 }
 
 /// The key `credentials`. An empty text leaves KServe's usual name.

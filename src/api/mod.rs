@@ -7,12 +7,14 @@ pub mod inference_graph;
 pub mod inference_service;
 pub mod inference_service_config;
 pub(crate) mod inline;
+pub mod local_model;
 pub mod metadata;
 pub mod pod;
 pub mod problem;
 pub mod quantity;
 pub mod serving_runtime;
 pub mod status;
+pub mod storage_container;
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,8 +22,10 @@ use std::str::FromStr;
 use self::core::{ConfigMap, Secret, ServiceAccount};
 use inference_graph::InferenceGraph;
 use inference_service::InferenceService;
+use local_model::{LocalModelCache, LocalModelNode, LocalModelNodeGroup};
 use metadata::ObjectMeta;
 use serving_runtime::ServingRuntime;
+use storage_container::ClusterStorageContainer;
 
 /// The container of a runtime, or of a custom predictor, that answers requests.
 pub const SERVER_CONTAINER: &str = "kserve-container";
@@ -41,6 +45,16 @@ pub enum Kind {
     ServingRuntime,
     /// `serving.kserve.io/v1alpha1`, of the whole cluster.
     ClusterServingRuntime,
+    /// `serving.kserve.io/v1alpha1`, of the whole cluster.
+    ClusterStorageContainer,
+    /// `serving.kserve.io/v1alpha1`, of the whole cluster.
+    LocalModelCache,
+    /// `serving.kserve.io/v1alpha1`, namespaced.
+    LocalModelNamespaceCache,
+    /// `serving.kserve.io/v1alpha1`, of the whole cluster.
+    LocalModelNodeGroup,
+    /// `serving.kserve.io/v1alpha1`, of the whole cluster.
+    LocalModelNode,
     /// `v1`, namespaced: KServe's own settings, and certificates of loggers.
     ConfigMap,
     /// `v1`, namespaced.
@@ -51,11 +65,16 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that is served.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::InferenceService,
         Self::InferenceGraph,
         Self::ServingRuntime,
         Self::ClusterServingRuntime,
+        Self::ClusterStorageContainer,
+        Self::LocalModelCache,
+        Self::LocalModelNamespaceCache,
+        Self::LocalModelNodeGroup,
+        Self::LocalModelNode,
         Self::ConfigMap,
         Self::Secret,
         Self::ServiceAccount,
@@ -69,6 +88,11 @@ impl Kind {
             Self::InferenceGraph => "InferenceGraph",
             Self::ServingRuntime => "ServingRuntime",
             Self::ClusterServingRuntime => "ClusterServingRuntime",
+            Self::ClusterStorageContainer => "ClusterStorageContainer",
+            Self::LocalModelCache => "LocalModelCache",
+            Self::LocalModelNamespaceCache => "LocalModelNamespaceCache",
+            Self::LocalModelNodeGroup => "LocalModelNodeGroup",
+            Self::LocalModelNode => "LocalModelNode",
             Self::ConfigMap => "ConfigMap",
             Self::Secret => "Secret",
             Self::ServiceAccount => "ServiceAccount",
@@ -83,6 +107,11 @@ impl Kind {
             Self::InferenceGraph => "inferencegraphs",
             Self::ServingRuntime => "servingruntimes",
             Self::ClusterServingRuntime => "clusterservingruntimes",
+            Self::ClusterStorageContainer => "clusterstoragecontainers",
+            Self::LocalModelCache => "localmodelcaches",
+            Self::LocalModelNamespaceCache => "localmodelnamespacecaches",
+            Self::LocalModelNodeGroup => "localmodelnodegroups",
+            Self::LocalModelNode => "localmodelnodes",
             Self::ConfigMap => "configmaps",
             Self::Secret => "secrets",
             Self::ServiceAccount => "serviceaccounts",
@@ -94,8 +123,8 @@ impl Kind {
     pub const fn api_version(self) -> &'static str {
         match self {
             Self::InferenceService => "serving.kserve.io/v1beta1",
-            Self::InferenceGraph | Self::ServingRuntime | Self::ClusterServingRuntime => "serving.kserve.io/v1alpha1",
             Self::ConfigMap | Self::Secret | Self::ServiceAccount => "v1",
+            _ => "serving.kserve.io/v1alpha1",
         }
     }
 
@@ -107,6 +136,11 @@ impl Kind {
             Self::InferenceGraph => &["inferencegraphs", "inferencegraph", "ig"],
             Self::ServingRuntime => &["servingruntimes", "servingruntime", "sr"],
             Self::ClusterServingRuntime => &["clusterservingruntimes", "clusterservingruntime", "csr"],
+            Self::ClusterStorageContainer => &["clusterstoragecontainers", "clusterstoragecontainer", "csc"],
+            Self::LocalModelCache => &["localmodelcaches", "localmodelcache", "lmc"],
+            Self::LocalModelNamespaceCache => &["localmodelnamespacecaches", "localmodelnamespacecache", "lmnc"],
+            Self::LocalModelNodeGroup => &["localmodelnodegroups", "localmodelnodegroup", "lmng"],
+            Self::LocalModelNode => &["localmodelnodes", "localmodelnode", "lmn"],
             Self::ConfigMap => &["configmaps", "configmap", "cm"],
             Self::Secret => &["secrets", "secret"],
             Self::ServiceAccount => &["serviceaccounts", "serviceaccount", "sa"],
@@ -122,7 +156,14 @@ impl Kind {
     /// Whether resources of this kind live in a namespace.
     #[must_use]
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::ClusterServingRuntime)
+        !matches!(
+            self,
+            Self::ClusterServingRuntime
+                | Self::ClusterStorageContainer
+                | Self::LocalModelCache
+                | Self::LocalModelNodeGroup
+                | Self::LocalModelNode
+        )
     }
 }
 
@@ -173,6 +214,16 @@ pub enum Resource {
     ServingRuntime(Box<ServingRuntime>),
     /// What serves models of some formats, everywhere.
     ClusterServingRuntime(Box<ServingRuntime>),
+    /// What fetches models from URIs of some form.
+    ClusterStorageContainer(Box<ClusterStorageContainer>),
+    /// A model that is fetched before anybody asks.
+    LocalModelCache(Box<LocalModelCache>),
+    /// The same for one namespace.
+    LocalModelNamespaceCache(Box<LocalModelCache>),
+    /// Nodes that keep models.
+    LocalModelNodeGroup(Box<LocalModelNodeGroup>),
+    /// What one node keeps.
+    LocalModelNode(Box<LocalModelNode>),
     /// Settings by name.
     ConfigMap(Box<ConfigMap>),
     /// Secret values by name.
@@ -190,6 +241,11 @@ impl Resource {
             Self::InferenceGraph(_) => Kind::InferenceGraph,
             Self::ServingRuntime(_) => Kind::ServingRuntime,
             Self::ClusterServingRuntime(_) => Kind::ClusterServingRuntime,
+            Self::ClusterStorageContainer(_) => Kind::ClusterStorageContainer,
+            Self::LocalModelCache(_) => Kind::LocalModelCache,
+            Self::LocalModelNamespaceCache(_) => Kind::LocalModelNamespaceCache,
+            Self::LocalModelNodeGroup(_) => Kind::LocalModelNodeGroup,
+            Self::LocalModelNode(_) => Kind::LocalModelNode,
             Self::ConfigMap(_) => Kind::ConfigMap,
             Self::Secret(_) => Kind::Secret,
             Self::ServiceAccount(_) => Kind::ServiceAccount,
@@ -203,6 +259,10 @@ impl Resource {
             Self::InferenceService(service) => &service.metadata,
             Self::InferenceGraph(graph) => &graph.metadata,
             Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &runtime.metadata,
+            Self::ClusterStorageContainer(container) => &container.metadata,
+            Self::LocalModelCache(cache) | Self::LocalModelNamespaceCache(cache) => &cache.metadata,
+            Self::LocalModelNodeGroup(group) => &group.metadata,
+            Self::LocalModelNode(node) => &node.metadata,
             Self::ConfigMap(map) => &map.metadata,
             Self::Secret(secret) => &secret.metadata,
             Self::ServiceAccount(account) => &account.metadata,
@@ -216,6 +276,10 @@ impl Resource {
             Self::InferenceService(service) => &mut service.metadata,
             Self::InferenceGraph(graph) => &mut graph.metadata,
             Self::ServingRuntime(runtime) | Self::ClusterServingRuntime(runtime) => &mut runtime.metadata,
+            Self::ClusterStorageContainer(container) => &mut container.metadata,
+            Self::LocalModelCache(cache) | Self::LocalModelNamespaceCache(cache) => &mut cache.metadata,
+            Self::LocalModelNodeGroup(group) => &mut group.metadata,
+            Self::LocalModelNode(node) => &mut node.metadata,
             Self::ConfigMap(map) => &mut map.metadata,
             Self::Secret(secret) => &mut secret.metadata,
             Self::ServiceAccount(account) => &mut account.metadata,

@@ -27,6 +27,11 @@ pub(super) struct Client {
 }
 
 impl Server {
+    /// The daemon at an address.
+    pub(super) fn at(server: Url) -> Self {
+        Self { server }
+    }
+
     pub(super) fn client(&self) -> anyhow::Result<Client> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("kserved/", env!("CARGO_PKG_VERSION")))
@@ -92,10 +97,10 @@ pub(super) struct Refused {
     pub(super) message: String,
 }
 
-/// What an error says: Kubernetes' `message` or the protocol's `error`.
+/// What an error says: Kubernetes' `message`, the protocol's `error`, or OpenAI's within it.
 fn sentence(body: &[u8]) -> Option<String> {
     let value: Value = serde_json::from_slice(body).ok()?;
-    let text = value.get("message").or_else(|| value.get("error"))?;
+    let text = value.get("message").or_else(|| value.pointer("/error/message")).or_else(|| value.get("error"))?;
     Some(text.as_str()?.to_owned())
 }
 
@@ -113,6 +118,7 @@ mod tests {
     fn errors_of_every_door_have_a_sentence() {
         assert_eq!(sentence(br#"{"kind":"Status","message":"not found"}"#).as_deref(), Some("not found"));
         assert_eq!(sentence(br#"{"error":"no such model"}"#).as_deref(), Some("no such model"));
+        assert_eq!(sentence(br#"{"error":{"message":"wrong field","code":"422"}}"#).as_deref(), Some("wrong field"));
         assert_eq!(sentence(b"<html>"), None);
     }
 

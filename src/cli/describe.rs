@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// isvc, inferencegraph (ig), servingruntime (sr), clusterservingruntime (csr), configmap (cm), secret or serviceaccount (sa)
+    /// isvc, inferencegraph (ig), servingruntime (sr), clusterservingruntime (csr), clusterstoragecontainer (csc), localmodelcache (lmc), localmodelnamespacecache (lmnc), localmodelnodegroup (lmng), localmodelnode (lmn), configmap (cm), secret or serviceaccount (sa)
     #[arg(value_parser = resource)]
     kind: Kind,
     /// Its name

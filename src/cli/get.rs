@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// isvc, inferencegraphs (ig), servingruntimes (sr), clusterservingruntimes (csr), configmaps (cm), secrets, serviceaccounts (sa) or events
+    /// isvc, inferencegraphs (ig), servingruntimes (sr), clusterservingruntimes (csr), clusterstoragecontainers (csc), localmodelcaches (lmc), localmodelnamespacecaches (lmnc), localmodelnodegroups (lmng), localmodelnodes (lmn), configmaps (cm), secrets, serviceaccounts (sa) or events
     kind: Asked,
     /// Only this one
     name: Option<String>,
@@ -155,7 +155,7 @@ impl Arguments {
     }
 
     fn shows_namespace(&self) -> bool {
-        self.all_namespaces && self.kind != Asked::Resource(Kind::ClusterServingRuntime)
+        self.all_namespaces && !matches!(self.kind, Asked::Resource(kind) if !kind.namespaced())
     }
 
     fn columns(&self) -> Vec<&'static str> {
@@ -170,7 +170,15 @@ impl Arguments {
             Asked::Resource(Kind::ConfigMap) => (&["NAME", "KEYS", "AGE"], &[]),
             Asked::Resource(Kind::Secret) => (&["NAME", "TYPE", "KEYS", "AGE"], &[]),
             Asked::Resource(Kind::ServiceAccount) => (&["NAME", "SECRETS", "AGE"], &[]),
-            Asked::Resource(_) => (&["NAME", "DISABLED", "MODELTYPE", "CONTAINERS", "AGE"], &["PROTOCOLS"]),
+            Asked::Resource(Kind::ClusterStorageContainer) => (&["NAME", "DISABLED", "WORKLOAD", "FORMATS", "AGE"], &["COMMAND"]),
+            Asked::Resource(Kind::LocalModelCache | Kind::LocalModelNamespaceCache) => {
+                (&["NAME", "STATUS", "AVAILABLE", "TOTAL", "SIZE", "NODEGROUPS", "AGE"], &["SOURCE", "REASON"])
+            }
+            Asked::Resource(Kind::LocalModelNodeGroup) => (&["NAME", "LIMIT", "USED", "AVAILABLE", "AGE"], &[]),
+            Asked::Resource(Kind::LocalModelNode) => (&["NAME", "MODELS", "DOWNLOADED", "AGE"], &[]),
+            Asked::Resource(Kind::ServingRuntime | Kind::ClusterServingRuntime) => {
+                (&["NAME", "DISABLED", "MODELTYPE", "CONTAINERS", "AGE"], &["PROTOCOLS"])
+            }
             Asked::Events => (&["TYPE", "REASON", "OBJECT", "MESSAGE"], &[]),
         };
         namespace.into_iter().chain(own.iter().copied()).chain(more.iter().copied().filter(|_| wide)).collect()
@@ -239,7 +247,16 @@ fn row(arguments: &Arguments, kind: Asked, object: &Value) -> Vec<String> {
         Asked::Resource(Kind::ServiceAccount) => {
             (vec![cell(object, "/metadata/name"), list(object, "/secrets", "name"), age_of(object)], Vec::new())
         }
-        Asked::Resource(_) => (runtime_row(object), vec![list(object, "/spec/protocolVersions", "")]),
+        Asked::Resource(Kind::ClusterStorageContainer) => (container_row(object), vec![list(object, "/spec/container/command", "")]),
+        Asked::Resource(Kind::LocalModelCache | Kind::LocalModelNamespaceCache) => (cache_row(object), cache_row_more(object)),
+        Asked::Resource(Kind::LocalModelNodeGroup) => {
+            let cells = ["/metadata/name", "/spec/storageLimit", "/status/used", "/status/available"].map(|at| cell(object, at));
+            (cells.into_iter().chain([age_of(object)]).collect(), Vec::new())
+        }
+        Asked::Resource(Kind::LocalModelNode) => (node_row(object), Vec::new()),
+        Asked::Resource(Kind::ServingRuntime | Kind::ClusterServingRuntime) => {
+            (runtime_row(object), vec![list(object, "/spec/protocolVersions", "")])
+        }
         Asked::Events => (event_row(object), Vec::new()),
     };
     namespace.into_iter().chain(own).chain(more.into_iter().filter(|_| wide)).collect()
@@ -296,6 +313,37 @@ fn service_row_more(object: &Value) -> Vec<String> {
 fn runtime_row(object: &Value) -> Vec<String> {
     let (formats, containers) = (list(object, "/spec/supportedModelFormats", "name"), list(object, "/spec/containers", "name"));
     vec![cell(object, "/metadata/name"), cell(object, "/spec/disabled"), formats, containers, age_of(object)]
+}
+
+fn container_row(object: &Value) -> Vec<String> {
+    let formats = object.pointer("/spec/supportedUriFormats").and_then(Value::as_array).into_iter().flatten();
+    let forms = formats.map(|format| ["/prefix", "/regex"].map(|at| cell(format, at)).concat()).collect::<Vec<_>>().join(",");
+    let workload = Some(cell(object, "/spec/workloadType")).filter(|workload| !workload.is_empty());
+    let workload = workload.unwrap_or_else(|| "initContainer".to_owned());
+    vec![cell(object, "/metadata/name"), cell(object, "/disabled"), workload, forms, age_of(object)]
+}
+
+fn cache_row(object: &Value) -> Vec<String> {
+    let nodes = object.pointer("/status/nodeStatus").and_then(Value::as_object).into_iter().flatten();
+    vec![
+        cell(object, "/metadata/name"),
+        nodes.map(|(_, status)| cell(status, "")).collect::<Vec<_>>().join(","),
+        cell(object, "/status/copies/available"),
+        cell(object, "/status/copies/total"),
+        cell(object, "/spec/modelSize"),
+        list(object, "/spec/nodeGroups", ""),
+        age_of(object),
+    ]
+}
+
+fn cache_row_more(object: &Value) -> Vec<String> {
+    vec![cell(object, "/spec/sourceModelUri"), condition(object, "Ready").map_or_else(String::new, |ready| cell(ready, "/reason"))]
+}
+
+fn node_row(object: &Value) -> Vec<String> {
+    let models = object.pointer("/status/modelStatus").and_then(Value::as_object);
+    let there = models.into_iter().flatten().filter(|(_, status)| *status == "ModelDownloaded").count();
+    vec![cell(object, "/metadata/name"), models.map_or(0, serde_json::Map::len).to_string(), there.to_string(), age_of(object)]
 }
 
 fn event_row(object: &Value) -> Vec<String> {

@@ -90,7 +90,7 @@ async fn send(client: &Client, host: &str, model: &str, body: Body) -> anyhow::R
 }
 
 /// The host that the service answers to, whatever address the daemon has.
-fn host(service: &Value) -> anyhow::Result<String> {
+pub(super) fn host(service: &Value) -> anyhow::Result<String> {
     let Some(url) = text(service, "/status/url") else {
         let name = text(service, "/metadata/name").unwrap_or_default();
         bail!("service `{name}` has no address yet\nhint: `kserved describe isvc {name}` says why");
@@ -99,7 +99,7 @@ fn host(service: &Value) -> anyhow::Result<String> {
     host.with_context(|| format!("the address of the service is not a URL: `{url}`"))
 }
 
-async fn only_model(client: &Client, host: &str, service: &str) -> anyhow::Result<String> {
+pub(super) async fn only_model(client: &Client, host: &str, service: &str) -> anyhow::Result<String> {
     let list: Value = client.send(client.request(Method::GET, "/v1/models").header(HOST, host)).await?.json().await?;
     let models: Vec<&str> = list["models"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     match models[..] {

@@ -5,8 +5,10 @@ mod files;
 
 use super::settings::Settings;
 use crate::api::inference_service_config::InferenceServiceConfig;
+use crate::api::local_model::LocalModelCache;
 use crate::api::problem::{Problem, Severity};
 use crate::api::serving_runtime::ServingRuntime;
+use crate::api::storage_container::ClusterStorageContainer;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::config::Config;
 use crate::manifest::{Field, Manifest, Options, parse_with};
@@ -15,7 +17,7 @@ use crate::resolve::credentials::{Vault, with_storage_uri};
 use crate::resolve::graph::{Callee, World, compile};
 use crate::resolve::rollout::rollout_of;
 use crate::resolve::{Candidate, Defaults as ResolveDefaults, RevisionSpec, resolve};
-use crate::validate::{Defaults, check, check_refused, runtime_conflicts};
+use crate::validate::{Defaults, check, check_refused, local_model_conflicts, runtime_conflicts};
 use anyhow::Context;
 use clap::Args;
 use std::collections::BTreeMap;
@@ -119,6 +121,7 @@ impl Report {
             first.insert(key, manifest);
         }
         found.extend(self.conflicts());
+        found.extend(self.same_local_models());
         self.problems.extend(found);
     }
 
@@ -140,22 +143,48 @@ impl Report {
         scopes.values().flat_map(conflicts).collect()
     }
 
+    /// Caches of one URI.
+    fn same_local_models(&self) -> Vec<Problem> {
+        let cache = |manifest: &'_ Manifest| matches!(&manifest.resource, Resource::LocalModelCache(_));
+        let manifests: Vec<&Manifest> = self.good.iter().filter(|manifest| cache(manifest)).collect();
+        let caches: Vec<&LocalModelCache> = manifests
+            .iter()
+            .filter_map(|manifest| match &manifest.resource {
+                Resource::LocalModelCache(cache) => Some(&**cache),
+                _ => None,
+            })
+            .collect();
+        let problem = |(index, found): (usize, crate::validate::Violation)| {
+            manifests[index].problem(found.severity, found.field, found.message, found.hint)
+        };
+        local_model_conflicts(&caches).into_iter().map(problem).collect()
+    }
+
+    fn storage_containers(&self) -> Vec<ClusterStorageContainer> {
+        let container = |manifest: &Manifest| match &manifest.resource {
+            Resource::ClusterStorageContainer(container) => Some((**container).clone()),
+            _ => None,
+        };
+        self.good.iter().filter_map(container).collect()
+    }
+
     /// What shall run for each service; why not becomes a problem.
     fn resolve(&mut self, shipped: &Self) -> Vec<(String, RevisionSpec)> {
         let runtimes: Vec<Candidate<'_>> = self.good.iter().chain(&shipped.good).filter_map(candidate).collect();
+        let defaults = ResolveDefaults { containers: self.storage_containers(), ..ResolveDefaults::default() };
         let (mut resolved, mut found) = (Vec::new(), Vec::new());
         for manifest in &self.good {
             let Resource::InferenceService(service) = &manifest.resource else { continue };
             let folder = manifest.place.file.parent().unwrap_or(Path::new(""));
             let vault = Written { good: &self.good };
             let whole = with_storage_uri(service, &vault);
-            match whole.and_then(|service| resolve(&service, folder, &runtimes, &ResolveDefaults::default())) {
+            match whole.and_then(|service| resolve(&service, folder, &runtimes, &defaults)) {
                 Ok(spec) => resolved.push((format!("{}: {}", manifest.place, manifest.resource.key()), spec)),
                 Err(error) => found.push(error.at(manifest.locate(error.field))),
             }
             found.extend(rollout_of(service).err().map(|error| error.at(manifest.locate(error.field))));
             for canary in canaries_of(service) {
-                let Err(error) = resolve(&canary.service, folder, &runtimes, &ResolveDefaults::default()) else { continue };
+                let Err(error) = resolve(&canary.service, folder, &runtimes, &defaults) else { continue };
                 let field = canary.field(error.field);
                 found.push(Problem { field: field.clone(), ..error.at(manifest.locate(&field)) });
             }

@@ -2,6 +2,7 @@
 
 use crate::api;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -168,6 +169,16 @@ impl Default for Control {
             shadow_bytes_max: 16 << 20,
         }
     }
+}
+
+/// This machine as a node, for models that are fetched beforehand.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalModels {
+    /// The node's name; none is what the kernel calls the machine.
+    pub node_name: Option<String>,
+    /// What groups of nodes may ask of it beside its name, its system and its processor.
+    pub node_labels: BTreeMap<String, String>,
 }
 
 /// How the daemon ends.

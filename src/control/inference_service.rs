@@ -8,6 +8,7 @@ use super::status::Stage;
 use crate::api::deployment_mode::annotation;
 use crate::api::inference_service::InferenceService;
 use crate::api::status::FailureInfo;
+use crate::api::storage_container::ClusterStorageContainer;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::resolve::canary::{Canary, canaries_of};
 use crate::resolve::credentials::with_storage_uri;
@@ -113,7 +114,8 @@ pub(super) fn resolve_alone(mind: &Mind, stored: &Stored, service: &InferenceSer
 
 fn resolve_in(mind: &Mind, snapshot: &Snapshot, stored: &Stored, service: &InferenceService) -> Result<RevisionSpec, ResolveError> {
     let folder = stored.place.file.parent().unwrap_or(Path::new(""));
-    let defaults = Defaults { engines: mind.engines.names().map(str::to_owned).collect(), ..Defaults::default() };
+    let engines = mind.engines.names().map(str::to_owned).collect();
+    let defaults = Defaults { engines, containers: storage_containers(snapshot), ..Defaults::default() };
     let service = with_storage_uri(service, snapshot)?;
     resolve(&service, folder, &candidates(snapshot), &defaults)
 }
@@ -129,6 +131,15 @@ fn canaries(stored: &Stored) -> Vec<Canary> {
 pub(super) fn candidates(snapshot: &Snapshot) -> Vec<Candidate<'_>> {
     let of_kind = |kind| snapshot.of_kind(kind, None).map(|(_, stored)| stored);
     of_kind(Kind::ServingRuntime).chain(of_kind(Kind::ClusterServingRuntime)).filter_map(|stored| candidate(stored)).collect()
+}
+
+/// Every storage container in the store.
+pub(super) fn storage_containers(snapshot: &Snapshot) -> Vec<ClusterStorageContainer> {
+    let container = |stored: &Arc<Stored>| match &stored.defaulted {
+        Resource::ClusterStorageContainer(container) => Some((**container).clone()),
+        _ => None,
+    };
+    snapshot.of_kind(Kind::ClusterStorageContainer, None).filter_map(|(_, stored)| container(stored)).collect()
 }
 
 fn candidate(stored: &Stored) -> Option<Candidate<'_>> {

@@ -3,12 +3,13 @@
 use super::modes::Recorded;
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::inference_service_config::CONFIG_NAMESPACE;
+use crate::api::local_model::LocalModelCache;
 use crate::api::problem::{Problem, Severity};
 use crate::api::serving_runtime::ServingRuntime;
 use crate::api::{Resource, ResourceKey};
 use crate::manifest::{Manifest, Options, parse_with};
 use crate::store::{Declared, FileChange, Snapshot};
-use crate::validate::{Defaults, Violation, check, check_refused, inference_service_update, runtime_conflicts};
+use crate::validate::{Defaults, Violation, check, check_refused, inference_service_update, local_model_update, runtime_conflicts};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,18 +115,28 @@ fn runtime_of(resource: &Resource) -> Option<&ServingRuntime> {
     }
 }
 
+fn cache_of(resource: &Resource) -> Option<&LocalModelCache> {
+    match resource {
+        Resource::LocalModelCache(cache) | Resource::LocalModelNamespaceCache(cache) => Some(cache),
+        _ => None,
+    }
+}
+
 fn update_violations(declared: &Declared, before: &Snapshot, deployment_mode: DeploymentMode) -> Vec<Problem> {
     let key = declared.resource.key();
+    let problem = |violation: Violation| {
+        let place = declared.fields.locate(&violation.field, &declared.place);
+        Problem::error(place, violation.field, violation.message).with_hint(violation.hint).about(Some(key.clone()))
+    };
     let Some(stored) = before.get(&key) else { return Vec::new() };
+    if let (Some(old), Some(new)) = (cache_of(&stored.defaulted), cache_of(&declared.defaulted)) {
+        return local_model_update(old, new).map(problem).into_iter().collect();
+    }
     let (Resource::InferenceService(old), Resource::InferenceService(new)) = (&stored.defaulted, &declared.defaulted) else {
         return Vec::new();
     };
     let recorded = stored.status.as_ref().map_or("", |status| status.deployment_mode.as_str());
     let violations = inference_service_update(old, new, recorded, &Defaults { deployment_mode, ..Defaults::default() });
-    let problem = |violation: Violation| {
-        let place = declared.fields.locate(&violation.field, &declared.place);
-        Problem::error(place, violation.field, violation.message).with_hint(violation.hint).about(Some(key.clone()))
-    };
     violations.into_iter().map(problem).collect()
 }
 

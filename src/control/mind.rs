@@ -4,6 +4,7 @@ use super::Config;
 use super::history::History;
 use super::ingress::Hosts;
 use super::judge::Comparing;
+use super::local_models::{self, LocalModels};
 use super::memory::{Memory, give_back};
 use super::modes::Modes;
 use super::queue::Queue;
@@ -12,12 +13,15 @@ use super::services::{Replicas, Retired, Running, Service, Services};
 use super::status::{Facts, Stage, status_of};
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::inference_service_config::InferenceServiceConfig;
+use crate::api::local_model::{LocalModelNode, LocalModelStatus};
 use crate::api::problem::Severity;
 use crate::api::status::InferenceGraphStatus;
-use crate::api::{Kind, ResourceKey};
+use crate::api::{Kind, Resource, ResourceKey};
 use crate::engine::EngineRegistry;
 use crate::inference::{InferenceError, ModelMetadata};
+use crate::manifest::FieldPlaces;
 use crate::observe;
+use crate::place::Place;
 use crate::pool::threads::ThreadBudget;
 use crate::resolve::revision::{RevisionName, RevisionSpec, RuntimeRef};
 use crate::resolve::traffic::Book;
@@ -25,7 +29,7 @@ use crate::router::shadow;
 use crate::router::waker::Asks;
 use crate::router::{Logbook, Route};
 use crate::storage::{ModelDir, Storage};
-use crate::store::{FileChange, Reader, Stored, Writer};
+use crate::store::{Declared, FileChange, Reader, Stored, Writer};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -34,6 +38,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+
+/// Where the node of this machine is declared: in no file.
+const NODE_FILE: &str = "(kserved itself)";
 
 /// A model that began to serve.
 #[derive(Debug, Clone)]
@@ -76,6 +83,8 @@ pub(super) struct Mind {
     pub(super) logbook: Logbook,
     /// How resources were deployed when they were first seen.
     pub(super) modes: Modes,
+    /// Models that were fetched beforehand.
+    pub(super) local_models: LocalModels,
     writer: Mutex<Writer>,
     drains: TaskTracker,
     gate: Gate,
@@ -110,6 +119,8 @@ impl Mind {
         let gate = Gate { untried: Mutex::default(), open: watch::Sender::new(false) };
         let (reader, queue) = (writer.reader(), Queue::default());
         let modes = Modes::read(History::new(&config.history, &config.folders).modes_file());
+        let node = config.node_name.clone().unwrap_or_else(local_models::host_name);
+        let local_models = LocalModels::new(node, config.node_labels.clone());
         Self {
             config,
             engines,
@@ -124,6 +135,7 @@ impl Mind {
             asks,
             logbook,
             modes,
+            local_models,
             writer: Mutex::new(writer),
             drains: TaskTracker::new(),
             gate,
@@ -199,6 +211,32 @@ impl Mind {
     pub(super) fn set_graph_status(&self, key: &ResourceKey, status: InferenceGraphStatus) {
         self.note_mode(key, &status.deployment_mode);
         self.writer().set_graph_status(key, status);
+    }
+
+    /// Puts the status of a cache of local models, or of a group of nodes, into the store.
+    pub(super) fn set_local_status(&self, key: &ResourceKey, status: LocalModelStatus) {
+        self.writer().set_local_status(key, status);
+    }
+
+    /// Puts the node of this machine into the store, or takes it away where it is to hold nothing.
+    pub(super) fn declare_node(&self, node: LocalModelNode, status: LocalModelStatus) {
+        let change = if node.spec.local_models.is_empty() {
+            FileChange::Gone
+        } else {
+            let resource = Resource::LocalModelNode(Box::new(node.clone()));
+            let declared = Declared {
+                defaulted: resource.clone(),
+                resource,
+                place: Place::file(NODE_FILE),
+                fields: FieldPlaces::default(),
+                warnings: Vec::new(),
+            };
+            FileChange::Read { resources: vec![declared], problems: Vec::new(), refused: Vec::new(), complete: true }
+        };
+        let key = ResourceKey { kind: Kind::LocalModelNode, namespace: String::new(), name: node.metadata.name };
+        let mut writer = self.writer();
+        writer.apply(vec![(PathBuf::from(NODE_FILE), change)], SystemTime::now());
+        writer.set_local_status(&key, status);
     }
 
     /// Says once more what was last said of a service, after something else about it changed.

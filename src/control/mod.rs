@@ -11,6 +11,7 @@ mod inference_graph;
 mod inference_service;
 mod ingress;
 mod judge;
+mod local_models;
 mod logging;
 mod manifests;
 mod memory;
@@ -52,6 +53,7 @@ use mind::Mind;
 use model_files::ModelFiles;
 use reflector::{Look, Reflector};
 use services::Services;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +119,10 @@ pub struct Config {
     pub shadow_bytes_max: usize,
     /// How large a graph may be.
     pub graphs: GraphBounds,
+    /// The name of this machine as a node; none is what the kernel calls it.
+    pub node_name: Option<String>,
+    /// What groups of nodes may ask of it beside its name, its system and its processor.
+    pub node_labels: BTreeMap<String, String>,
 }
 
 /// Services worked on at once. Most of them wait for a download or for their turn to load, and a slow
@@ -299,6 +305,7 @@ fn take(mind: &Mind, look: Look) {
         manifests::check_updates(change, &before, mode);
         manifests::tell(file, change);
     }
+    local_models::admit(&mut changes, &before);
     let keys = mind.apply(changes);
     let snapshot = mind.reader.snapshot();
     let propagated = snapshot.settings().and_then(InferenceServiceConfig::propagated_headers);

@@ -2,7 +2,7 @@
 
 use super::mind::Mind;
 use super::queue::Outcome;
-use super::{inference_graph, inference_service};
+use super::{inference_graph, inference_service, local_models};
 use crate::api::status::{TransitionStatus, condition};
 use crate::api::{Kind, ResourceKey};
 use crate::inference::InferenceError;
@@ -19,7 +19,22 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
             mind.tried(&key);
             return Outcome::Done;
         }
-        Kind::ServingRuntime | Kind::ClusterServingRuntime | Kind::ConfigMap | Kind::Secret | Kind::ServiceAccount => return Outcome::Done,
+        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => {
+            let span = tracing::debug_span!("reconcile", %key);
+            return local_models::reconcile(&mind, &key, &superseded).instrument(span).await;
+        }
+        Kind::LocalModelNodeGroup => {
+            local_models::reconcile_group(&mind, &key);
+            return Outcome::Done;
+        }
+        // They need no work of their own: others look at them.
+        Kind::ServingRuntime
+        | Kind::ClusterServingRuntime
+        | Kind::ClusterStorageContainer
+        | Kind::LocalModelNode
+        | Kind::ConfigMap
+        | Kind::Secret
+        | Kind::ServiceAccount => return Outcome::Done,
     }
     let span = tracing::debug_span!("reconcile", %key);
     let outcome = inference_service::reconcile(Arc::clone(&mind), key.clone(), superseded.clone()).instrument(span).await;

@@ -1,25 +1,37 @@
 //! Which services and graphs must be looked at again when something they use changes.
 
+use super::local_models::caches;
 use crate::api::inference_service_config::CONFIG_MAP;
 use crate::api::{Kind, Resource, ResourceKey};
 use crate::store::{Snapshot, Stored};
 
 /// The keys to reconcile for a changed key: a service itself and the graphs that call it; a graph and those that call
-/// it; for a runtime the services that use it or could use it, and all graphs, whose steps speak what runtimes list.
+/// it; for a cache of local models that cache, for its group all caches; for a runtime the services that use it or could use it, and all graphs, whose steps speak what runtimes list.
 /// Looking costs little: only what then differs is loaded or put in place anew.
 pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> Vec<ResourceKey> {
     let namespace = match changed.kind {
         Kind::InferenceService | Kind::InferenceGraph => {
             let others = graphs_that_call(snapshot, changed).filter(|key| key != changed);
-            return std::iter::once(changed.clone()).chain(others).collect();
+            // Their statuses tell who uses them.
+            let caches = caches(snapshot).map(|(key, _)| key.clone()).filter(|_| changed.kind == Kind::InferenceService);
+            return std::iter::once(changed.clone()).chain(others).chain(caches).collect();
         }
         Kind::ServingRuntime => Some(changed.namespace.as_str()),
         Kind::ClusterServingRuntime => None,
+        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => return vec![changed.clone()],
+        // Also those that found no room in it.
+        Kind::LocalModelNodeGroup => {
+            return caches(snapshot).map(|(key, _)| key.clone()).chain([changed.clone()]).collect();
+        }
+        Kind::ClusterStorageContainer => {
+            return snapshot.of_kind(Kind::InferenceService, None).map(|(key, _)| key.clone()).collect();
+        }
         Kind::ConfigMap => return readers_of(snapshot, changed),
+        Kind::LocalModelNode => return Vec::new(),
         // Whoever could not be fetched without it tries again; what runs is left alone.
         Kind::Secret | Kind::ServiceAccount => {
-            let services = snapshot.of_kind(Kind::InferenceService, Some(changed.namespace.as_str()));
-            return services.map(|(key, _)| key.clone()).collect();
+            let services = snapshot.of_kind(Kind::InferenceService, Some(changed.namespace.as_str())).map(|(key, _)| key);
+            return services.chain(caches(snapshot).map(|(key, _)| key)).cloned().collect();
         }
     };
     let services = snapshot.of_kind(Kind::InferenceService, namespace).filter(|(_, stored)| may_use(stored, &changed.name));
@@ -46,7 +58,8 @@ fn readers_of(snapshot: &Snapshot, changed: &ResourceKey) -> Vec<ResourceKey> {
     let namespace = (changed.name != CONFIG_MAP).then_some(changed.namespace.as_str());
     let services = snapshot.of_kind(Kind::InferenceService, namespace);
     let graphs = snapshot.of_kind(Kind::InferenceGraph, None).filter(|_| namespace.is_none());
-    services.chain(graphs).map(|(key, _)| key.clone()).collect()
+    let caches = caches(snapshot).map(|(key, _)| key).filter(|_| namespace.is_none());
+    services.chain(graphs).map(|(key, _)| key).chain(caches).cloned().collect()
 }
 
 /// Whether a service names this runtime, or lets one be found for it.

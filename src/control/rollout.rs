@@ -1,6 +1,8 @@
 //! From a revision's spec to a model that answers: fetch, load, warm up beside the old revision, swap the
 //! route, drain the old one. A failure on the way changes the status, never the route of what serves.
 
+use super::inference_service::storage_containers;
+use super::local_models;
 use super::memory::{self, LoadWatch, Reservation};
 use super::mind::Mind;
 use super::model_files::ModelFiles;
@@ -10,6 +12,7 @@ use super::services::{OutOfReach, Replicas, Running, Service, Why, route_of};
 use super::sides::Fresh;
 use super::status::Stage;
 use super::warm_up::warm_up;
+use crate::api::inference_service::InferenceService;
 use crate::api::status::{FailureInfo, FailureReason};
 use crate::api::{Resource, ResourceKey};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
@@ -21,11 +24,12 @@ use crate::resolve::canary::canaries_of;
 use crate::resolve::credentials::{Asker, env_of};
 use crate::resolve::revision::{RevisionName, RevisionSpec};
 use crate::resolve::scale::ScaleSpec;
-use crate::resolve::storage_env::StorageEnv;
+use crate::resolve::storage_container::Brought;
 use crate::resolve::storage_uri::StorageUri;
 use crate::router::Target;
 use crate::storage::{ModelDir, Order, Progress, StorageError};
 use crate::store::{Stored, rfc3339};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -253,32 +257,42 @@ impl Rollout {
             self.watch_files(path.clone()).await;
         }
         self.say(Stage::Loading("fetching the model".to_owned()));
-        let order = Order { env: self.storage_env()?, ..Order::open(uri.clone()) };
+        let failed = |error: StorageError| Stop::Failed { may_pass: matches!(error, StorageError::MayPass(_)), message: error.to_string() };
+        let (order, below) = self.order(uri)?;
         let report = self.progress_report();
         let fetched = tokio::select! {
             () = self.superseded.cancelled() => return Err(Stop::Superseded),
-            fetched = self.mind.storage.fetch(&order, &report) => fetched,
+            fetched = Box::pin(self.mind.storage.fetch(&order, &report)) => fetched,
         };
-        let model =
-            fetched.map_err(|error| Stop::Failed { may_pass: matches!(error, StorageError::MayPass(_)), message: error.to_string() })?;
+        let model = fetched.and_then(|model| model.below(&below)).map_err(failed)?;
         let files = match uri {
-            uri if uri.is_in_place() => self.watch_files(model.path().to_owned()).await,
+            uri if uri.has_files_in_place() => self.watch_files(model.path().to_owned()).await,
             _ => files_at(model.path().to_owned()).await,
         };
         Ok((model, files))
     }
 
-    /// What opens the model's store, as the resources stand now.
-    fn storage_env(&self) -> Result<StorageEnv, Stop> {
-        let Resource::InferenceService(service) = &self.stored.defaulted else { return Ok(StorageEnv::default()) };
+    /// What is to be fetched for the revision, and which part of it the model is: it may lie in a local model.
+    fn order(&self, uri: &StorageUri) -> Result<(Order, String), Stop> {
+        let wrong = |message: String| Stop::Failed { message, may_pass: false };
         let snapshot = self.mind.reader.snapshot();
-        let canary = match &self.role {
-            Role::Canary(name) => canaries_of(service).into_iter().find(|canary| canary.name == *name),
-            Role::Newest | Role::Earlier => None,
-        };
-        let service = canary.as_ref().map_or(&**service, |canary| &canary.service);
-        let env = env_of(&Asker::service(service, &*snapshot), &*snapshot);
-        env.map_err(|error| Stop::Failed { message: format!("{}: {error}", error.field), may_pass: false })
+        let Some(service) = self.service() else { return Ok((Order::open(uri.clone()), String::new())) };
+        if let Some((matched, order)) = local_models::order_for(&snapshot, &service).filter(|_| self.role != Role::Earlier) {
+            return Ok((order.map_err(|error| wrong(error.to_string()))?, matched.rest));
+        }
+        let brought =
+            Brought::for_service(&service, &storage_containers(&snapshot)).map_err(|error| wrong(format!("{}: {error}", error.field)))?;
+        let secrets = env_of(&Asker::service(&service, &*snapshot), &*snapshot);
+        let env = secrets.map_err(|error| wrong(format!("{}: {error}", error.field)))?.over(&brought.env);
+        Ok((Order { env, commands: brought.commands, ..Order::open(uri.clone()) }, String::new()))
+    }
+
+    /// The service as it were with the predictor that the revision is of.
+    fn service(&self) -> Option<Cow<'_, InferenceService>> {
+        let Resource::InferenceService(service) = &self.stored.defaulted else { return None };
+        let Role::Canary(name) = &self.role else { return Some(Cow::Borrowed(service)) };
+        let canary = canaries_of(service).into_iter().find(|canary| canary.name == *name)?;
+        Some(Cow::Owned(canary.service))
     }
 
     /// Remembers what the files are before they are read, so that a change from now on is seen.
@@ -332,7 +346,8 @@ impl Rollout {
             // Both are kept until the load is over, also where nobody waits for it any more.
             let (_permit, watch) = (permit, mind.memory.watch_load());
             let loaded = span.in_scope(|| engine.load(&path, &options));
-            settle(&watch, &memory, memory::file_bytes(&path));
+            let later_bytes = loaded.as_ref().map_or(0, |model| model.later_bytes());
+            settle(&watch, &memory, memory::file_bytes(&path), later_bytes);
             loaded
         });
         let loaded = tokio::select! {
@@ -447,10 +462,11 @@ impl Rollout {
     }
 }
 
-/// Corrects what was reserved for a load to what it took.
-fn settle(watch: &LoadWatch<'_>, memory: &Reservation, file_bytes: u64) {
+/// Corrects what was reserved for a load to what it took, and may yet come to hold.
+fn settle(watch: &LoadWatch<'_>, memory: &Reservation, file_bytes: u64, later_bytes: u64) {
     memory::give_back();
-    memory.correct(watch.measured(file_bytes).unwrap_or_else(|| memory::while_loading(file_bytes) - file_bytes));
+    let taken = watch.measured(file_bytes).unwrap_or_else(|| memory::while_loading(file_bytes) - file_bytes);
+    memory.correct(taken.saturating_add(later_bytes));
 }
 
 fn too_large(file_bytes: u64, out_of_reach: OutOfReach, (limit, fits_alone): (u64, bool)) -> Stop {

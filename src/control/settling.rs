@@ -68,7 +68,7 @@ impl Rollout {
             }
             Stop::Superseded => Stop::Superseded,
         })?;
-        let in_place = missing.spec.storage.as_ref().is_some_and(StorageUri::is_in_place);
+        let in_place = missing.spec.storage.as_ref().is_some_and(StorageUri::has_files_in_place);
         if in_place && made.files != missing.files {
             let message = format!(
                 "the model files of the earlier revision {} were replaced, so it cannot have requests again\n\n\

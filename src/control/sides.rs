@@ -269,7 +269,7 @@ impl Service {
         let is_canary = |running: &Running| running.name.component != format!("{}-predictor", spec.service);
         let at = self.beside.iter().position(|running| running.spec == *spec && is_canary(running))?;
         let running = self.beside.remove(at);
-        if spec.storage.as_ref().is_some_and(StorageUri::is_in_place) {
+        if spec.storage.as_ref().is_some_and(StorageUri::has_files_in_place) {
             self.watched.insert(String::new(), (running.model.path().to_owned(), running.files));
         }
         if let Some(canary) = self.canaries.iter_mut().find(|canary| canary.revision.as_ref() == Some(&running.name)) {

@@ -3,6 +3,7 @@
 use super::*;
 
 mod graphs;
+mod local_models;
 mod rolling_out;
 mod sleeping;
 
@@ -135,6 +136,8 @@ fn config(folder: &Path) -> Config {
         models_bytes_max: 1 << 30,
         models_memory_percent: 100,
         scaling: Scaling::default(),
+        node_name: Some("edge".to_owned()),
+        node_labels: BTreeMap::new(),
         history: folder.join("cache/rollouts"),
         shadow_requests_max: 8,
         shadow_bytes_max: 1 << 20,

@@ -68,6 +68,11 @@ pub trait LoadedModel: Send + Sync + std::fmt::Debug {
     fn generator(&self) -> Option<Arc<dyn generation::Generator>> {
         None
     }
+
+    /// Bytes that it may come to hold beside what it took to load, e.g. what a language model remembers of running answers.
+    fn later_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// One worker: answers requests one after another on the thread that owns it.

@@ -11,7 +11,7 @@ pub(super) fn reason(type_name: &str, field: &str) -> Option<&'static str> {
         return Some(reason);
     }
     // A step's `nodeName` is a node of its graph.
-    if type_name == "InferenceStep" {
+    if matches!(type_name, "InferenceStep" | "LocalModelInfo") {
         return None;
     }
     let (_, reason) = REASONS.iter().find(|(fields, _)| fields.contains(&field))?;
@@ -21,7 +21,18 @@ pub(super) fn reason(type_name: &str, field: &str) -> Option<&'static str> {
 /// Whether a field is not even read: another's status says nothing about what happens here.
 pub(super) fn is_unread(type_name: &str, field: &str) -> bool {
     field == "status"
-        && matches!(type_name, "InferenceService" | "InferenceGraph" | "ServingRuntime" | "ConfigMap" | "Secret" | "ServiceAccount")
+        && matches!(
+            type_name,
+            "InferenceService"
+                | "InferenceGraph"
+                | "ServingRuntime"
+                | "LocalModelCache"
+                | "LocalModelNodeGroup"
+                | "LocalModelNode"
+                | "ConfigMap"
+                | "Secret"
+                | "ServiceAccount"
+        )
 }
 
 /// Fields by the reason that is told.

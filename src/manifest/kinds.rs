@@ -9,16 +9,7 @@ use crate::api::problem::{Severity, did_you_mean};
 const GROUP: &str = "serving.kserve.io";
 
 /// Kinds of KServe that are not served yet.
-const LATER_KINDS: &[&str] = &[
-    "TrainedModel",
-    "ClusterStorageContainer",
-    "LocalModelCache",
-    "LocalModelNamespaceCache",
-    "LocalModelNode",
-    "LocalModelNodeGroup",
-    "LLMInferenceService",
-    "LLMInferenceServiceConfig",
-];
+const LATER_KINDS: &[&str] = &["TrainedModel", "LLMInferenceService", "LLMInferenceServiceConfig"];
 
 /// What a document is.
 #[derive(Debug)]

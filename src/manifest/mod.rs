@@ -215,6 +215,11 @@ impl FileReader<'_> {
                 let (runtime, findings) = typed::read::<ServingRuntime>(tree, root, lists_fields);
                 (runtime.map(|runtime| Resource::ClusterServingRuntime(Box::new(runtime))), findings)
             }
+            Kind::ClusterStorageContainer => boxed(typed::read(tree, root, lists_fields), Resource::ClusterStorageContainer),
+            Kind::LocalModelCache => boxed(typed::read(tree, root, lists_fields), Resource::LocalModelCache),
+            Kind::LocalModelNamespaceCache => boxed(typed::read(tree, root, lists_fields), Resource::LocalModelNamespaceCache),
+            Kind::LocalModelNodeGroup => boxed(typed::read(tree, root, lists_fields), Resource::LocalModelNodeGroup),
+            Kind::LocalModelNode => boxed(typed::read(tree, root, lists_fields), Resource::LocalModelNode),
             Kind::ConfigMap => {
                 let (map, mut findings) = typed::read::<ConfigMap>(tree, root, lists_fields);
                 let map = map.map(|mut map| {
@@ -290,6 +295,11 @@ impl FileReader<'_> {
         let namespace = if kind.namespaced() { written.to_owned() } else { String::new() };
         Some(ResourceKey { kind, namespace, name })
     }
+}
+
+/// What was read, as a resource of its kind.
+fn boxed<T>((read, findings): (Option<T>, typed::Findings), resource: fn(Box<T>) -> Resource) -> (Option<Resource>, typed::Findings) {
+    (read.map(|read| resource(Box::new(read))), findings)
 }
 
 /// Whether a field stands inside another one.

@@ -122,6 +122,7 @@ impl<'t> Document<'t> {
             "ingress" => settings.ingress = self.read(findings).inspect(|ingress| self.check_ingress(ingress, findings)),
             "logger" => settings.logger = self.read(findings),
             "router" => settings.router = self.read(findings),
+            "localModel" => settings.local_model = self.read(findings),
             "credentials" => settings.credentials = self.read(findings),
             _ => {}
         }

@@ -102,7 +102,8 @@ const ROWS: &[Row] = &[
         &["sklearn", "xgboost", "tensorflow", "pytorch", "triton", "onnx", "huggingface", "pmml", "lightgbm", "paddle"],
         Treatment::Honoured,
     ),
-    (&["PredictorSpec"], &["storageUris", "storageContainerName", "workerSpec"], Treatment::NotYetServed),
+    (&["PredictorSpec"], &["storageUris", "storageContainerName"], Treatment::Honoured),
+    (&["PredictorSpec"], &["workerSpec"], Treatment::NotYetServed),
     (&["ExplainerSpec"], &["art"], Treatment::NotYetServed),
     (SERVICE_PARTS, &["minReplicas", "maxReplicas", "scaleTarget", "scaleMetric"], REPLICAS),
     (SERVICE_PARTS, &["containerConcurrency", "timeout", "labels", "annotations"], Treatment::Honoured),
@@ -137,7 +138,8 @@ const ROWS: &[Row] = &[
     (MODELS, &["runtimeVersion"], Treatment::Ignored("it names an image, and models run inside the daemon")),
     (&["StorageSpec"], &["path", "parameters", "key"], Treatment::Honoured),
     (&["StorageSpec"], &["schemaPath"], Treatment::Ignored("ignored, as by KServe itself: only ModelMesh reads it")),
-    (&["StorageUriSpec"], &["uri", "mountPath"], Treatment::NotYetServed),
+    (&["StorageUriSpec"], &["uri"], Treatment::Honoured),
+    (&["StorageUriSpec"], &["mountPath"], Treatment::Approximated("a folder of links stands for `/mnt/models`")),
     (&["ConfidentialSpec"], &["enabled", "resourceId"], Treatment::Ignored("there is no attestation on one machine")),
     (&["ArtExplainerSpec"], &["type", "storageUri", "runtimeVersion", "config", "storage"], Treatment::NotYetServed),
     // Runtimes.
@@ -153,6 +155,35 @@ const ROWS: &[Row] = &[
         &["StorageHelper", "BuiltInAdapter"],
         &["disabled", "serverType", "runtimeManagementPort", "memBufferBytes", "modelLoadingTimeoutMillis"],
         Treatment::Ignored("ignored, as by KServe itself: only ModelMesh reads it"),
+    ),
+    // Storage containers and models that are fetched beforehand.
+    (&["ClusterStorageContainer"], &["disabled"], Treatment::Honoured),
+    (&["StorageContainerSpec"], &["container", "supportedUriFormats", "workloadType", "supportsMultiModelDownload"], Treatment::Honoured),
+    (&["SupportedUriFormat"], &["prefix", "regex"], Treatment::Honoured),
+    (
+        &["StorageContainer"],
+        &["command", "args"],
+        Treatment::Approximated("runs as a process of this machine, where `storage.containers.run_commands` allows it"),
+    ),
+    (&["StorageContainer"], &["name", "env", "workingDir"], Treatment::Honoured),
+    (&["StorageContainer"], &["image"], Treatment::Ignored("there are no images: the daemon's own stores fetch, or `command` does")),
+    (&["StorageContainer"], &["resources"], Treatment::Ignored("the command takes what it takes")),
+    (&["LocalModelCacheSpec"], &["sourceModelUri", "modelSize", "nodeGroups", "serviceAccountName", "storage"], Treatment::Honoured),
+    (&["LocalModelNodeGroupSpec"], &["storageLimit"], Treatment::Honoured),
+    (
+        &["LocalModelNodeGroupSpec"],
+        &["persistentVolumeSpec"],
+        Treatment::Approximated("its `nodeAffinity` decides whether this machine belongs to the group; models lie in the daemon's cache"),
+    ),
+    (
+        &["LocalModelNodeGroupSpec"],
+        &["persistentVolumeClaimSpec"],
+        Treatment::Ignored("models lie in the daemon's cache, and nothing is mounted"),
+    ),
+    (
+        &["LocalModelNodeSpec", "LocalModelInfo"],
+        &["localModels", "sourceModelUri", "modelName", "namespace", "nodeGroup", "serviceAccountName", "storage"],
+        Treatment::Ignored("kserved writes the node of this machine itself"),
     ),
     // InferenceGraph.
     (&["InferenceGraphSpec"], &["nodes", "timeout", "routerTimeouts"], Treatment::Honoured),
@@ -280,10 +311,8 @@ const ANNOTATIONS: &[(&[&str], Treatment)] = &[
             "a new revision is warm before it gets requests, so a slow shift spares nothing; `canaryTrafficPercent` shifts by share",
         ),
     ),
-    (
-        &["serving.kserve.io/storageSecretName", "serving.kserve.io/disable-localmodel", "serving.kserve.io/nodegroup"],
-        Treatment::NotYetServed,
-    ),
+    (&["serving.kserve.io/disable-localmodel", "serving.kserve.io/nodegroup"], Treatment::Honoured),
+    (&["serving.kserve.io/storageSecretName"], Treatment::NotYetServed),
 ];
 
 #[cfg(test)]
@@ -295,12 +324,18 @@ mod tests {
     use crate::api::core::{ConfigMap, Secret, ServiceAccount};
     use crate::api::inference_graph::InferenceGraph;
     use crate::api::inference_service::InferenceService;
+    use crate::api::local_model::{LocalModelCache, LocalModelNode, LocalModelNodeGroup};
     use crate::api::serving_runtime::ServingRuntime;
+    use crate::api::storage_container::ClusterStorageContainer;
 
     fn every_field() -> schema::Fields {
         let mut fields = schema::fields_of::<InferenceService>();
         fields.extend(schema::fields_of::<ServingRuntime>());
         fields.extend(schema::fields_of::<InferenceGraph>());
+        fields.extend(schema::fields_of::<ClusterStorageContainer>());
+        fields.extend(schema::fields_of::<LocalModelCache>());
+        fields.extend(schema::fields_of::<LocalModelNodeGroup>());
+        fields.extend(schema::fields_of::<LocalModelNode>());
         fields.extend(schema::fields_of::<ConfigMap>());
         fields.extend(schema::fields_of::<Secret>());
         fields.extend(schema::fields_of::<ServiceAccount>());

@@ -2,9 +2,9 @@
 //! asks, ends them in order, and keeps the weights as long as one of them runs.
 
 use super::threads::ThreadBudget;
-use super::{ModelHandle, Shared};
-use crate::engine::generation::{Event, GenerateRequest, Generation, Generator, SubmitError, Turns};
-use crate::inference::InferenceError;
+use super::{Answer, ModelHandle, Shared};
+use crate::engine::generation::{Event, FinishReason, GenerateRequest, Generation, Generator, SubmitError, Turns, tensors};
+use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, Timing};
 use futures::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -105,6 +105,40 @@ impl ModelHandle {
     }
 }
 
+impl ModelHandle {
+    /// Answers texts with texts, all of them at once in the model's common steps.
+    pub(super) async fn infer_by_writing(
+        &self,
+        generator: &dyn Generator,
+        request: &InferenceRequest,
+        deadline: Instant,
+        allowed: Duration,
+    ) -> Result<InferenceResponse, InferenceError> {
+        let pool = &self.shared.pool;
+        let began = Instant::now();
+        let requests = tensors::requests(generator, &request.inputs, &request.parameters).map_err(InferenceError::InvalidInput)?;
+        let answers = requests.into_iter().map(|request_of_text| {
+            let deadline = Some(deadline.into_std());
+            self.generate(GenerateRequest { deadline, priority: request.priority, ..request_of_text })
+        });
+        let mut texts = Vec::new();
+        for mut answering in answers.collect::<Result<Vec<_>, _>>()? {
+            let mut answer = tensors::Answer::default();
+            while let Some(event) = answering.next().await {
+                answer.take(event);
+            }
+            if answer.reason == Some(FinishReason::DeadlineExceeded) {
+                return Err(pool.too_late(allowed));
+            }
+            texts.push(answer.text().map_err(InferenceError::Engine)?);
+        }
+        let run = began.elapsed();
+        pool.statistics.executed(1, Duration::ZERO, run);
+        let timing = Timing { run, ..Timing::default() };
+        Ok(pool.response(Answer { outputs: vec![tensors::output(&texts)], timing, batch_id: None }))
+    }
+}
+
 impl Turns for ThreadBudget {
     fn run(&self, threads: usize, step: &mut dyn FnMut()) {
         let _places = self.take(threads);
@@ -118,7 +152,8 @@ mod tests {
     use super::*;
     use crate::engine::generation::scripted::Scripted;
     use crate::engine::{Engine, EngineError, LoadedModel};
-    use crate::inference::ModelMetadata;
+    use crate::inference::{ModelMetadata, TensorSpec};
+    use crate::tensor::{DataType, Tensor};
 
     /// A model that does nothing but write.
     #[derive(Debug)]
@@ -143,7 +178,9 @@ mod tests {
 
     fn started(generator: Scripted) -> (ModelHandle, Arc<Scripted>) {
         let generator = Arc::new(generator);
-        let model = Writer { metadata: Arc::default(), generator: Arc::clone(&generator) };
+        let text = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Bytes, shape: vec![-1], optional: false };
+        let metadata = ModelMetadata { inputs: vec![text("text_input")], outputs: vec![text("text_output")], ..ModelMetadata::default() };
+        let model = Writer { metadata: Arc::new(metadata), generator: Arc::clone(&generator) };
         let options = PoolOptions {
             model: "writer".to_owned(),
             revision: "writer-predictor-00001".to_owned(),
@@ -172,6 +209,17 @@ mod tests {
         assert_eq!((events, handle.demand().in_flight, handle.in_flight()), (4, 1, 1));
         drop(answering);
         assert_eq!((handle.demand().in_flight, handle.in_flight(), handle.demand().ended), (0, 0, 1));
+    }
+
+    #[tokio::test]
+    async fn texts_are_answered_with_texts_by_the_inference_protocols_too() {
+        let (handle, _) = started(Scripted::saying("héllo"));
+        let input = Tensor::from_strings("text_input", vec![2], &["a", "b"]).unwrap();
+        let request = InferenceRequest { inputs: vec![input], ..InferenceRequest::default() };
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let answer = handle.infer(request, deadline).await.unwrap();
+        assert_eq!(answer.outputs[0].strings().collect::<Vec<_>>(), ["héllo".as_bytes(); 2]);
+        assert_eq!(handle.demand().ended, 2);
     }
 
     #[tokio::test]

@@ -122,7 +122,7 @@ impl ModelHandle {
         let (demand, retired) = (Demand::new(Instant::now()), AtomicBool::new(false));
         let generator = model.generator();
         if let Some(generator) = &generator {
-            generator.take_turns(Arc::new(budget.clone()));
+            generator.serve_as(&options.model, Arc::new(budget.clone()));
         }
         let pool = Pool {
             options,
@@ -159,6 +159,9 @@ impl ModelHandle {
         let allowed = deadline.saturating_duration_since(now);
         if allowed.is_zero() {
             return Err(pool.too_late(allowed));
+        }
+        if let Some(generator) = &pool.generator {
+            return self.infer_by_writing(&**generator, &request, deadline, allowed).await;
         }
         let _in_flight = pool.demand.enter(now);
         if let Some(answer) = pool.run_here(&request.inputs, &wanted) {

@@ -9,6 +9,7 @@ use super::scope::{Addressing, Reach};
 use super::shared_memory::{OFF, Regions};
 use super::timing::deadline;
 use crate::codec;
+use crate::engine::generation::Grammars;
 use crate::inference::Priority;
 use crate::router::graph::Graphs;
 use crate::router::{Caller, GraphRoute, Ingress, Repository, Route, Router};
@@ -38,6 +39,8 @@ pub(crate) struct Door {
     pub(crate) regions: Option<Regions>,
     /// Chat templates that were used last.
     pub(crate) templates: Templates,
+    /// Forms of answers that were used last.
+    pub(crate) grammars: Grammars,
     pub(crate) config: Config,
 }
 

@@ -74,6 +74,12 @@ impl Refusal {
         Self { status, code, message: message.into(), retry_after: Some(retry_after) }
     }
 
+    /// The same in the words of protocols that have a status of its own for it.
+    pub(crate) fn too_many_requests(message: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
+        let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted);
+        Self { status, code, message: message.into(), retry_after: Some(retry_after) }
+    }
+
     /// The HTTP status.
     pub(crate) const fn status(&self) -> StatusCode {
         self.status

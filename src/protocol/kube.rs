@@ -60,6 +60,7 @@ pub fn routes(reader: Reader, ending: watch::Receiver<bool>) -> Router {
         .route(&format!("{group}/{{version}}"), get(discovery::resources))
         .route(&format!("{group}/{{version}}/{{plural}}"), get(list_all))
         .route(&format!("{group}/{{version}}/{{plural}}/{{name}}"), get(get_of_cluster))
+        .route(&format!("{group}/{{version}}/{{plural}}/{{name}}/status"), get(get_of_cluster))
         .route(&format!("{group}/{{version}}/namespaces/{{namespace}}/{{plural}}"), get(list_namespace))
         .route(&format!("{group}/{{version}}/namespaces/{{namespace}}/{{plural}}/{{name}}"), get(get_one))
         .route(&format!("{group}/{{version}}/namespaces/{{namespace}}/{{plural}}/{{name}}/status"), get(get_one))

@@ -16,6 +16,7 @@ mod error;
 mod exchange;
 mod generating;
 mod graph;
+mod grpc_generate;
 mod grpc_health;
 mod grpc_stream;
 mod guard;
@@ -37,9 +38,11 @@ mod timed_body;
 mod timing;
 mod unix_authority;
 mod v1;
+mod v2_generate;
 mod v2_grpc;
 mod v2_http;
 mod work;
+mod writing;
 
 #[cfg(test)]
 mod tests;
@@ -50,6 +53,7 @@ pub use listener::Listener;
 
 use crate::codec::DESCRIPTORS;
 use crate::codec::open_inference::grpc_inference_service_server::GrpcInferenceServiceServer;
+use crate::engine::generation::Grammars;
 use crate::router::graph::Graphs;
 use crate::router::{Repository, Router};
 use arc_swap::ArcSwapOption;
@@ -109,6 +113,7 @@ impl Doors {
             limits: Limits::new(&self.config),
             regions: Regions::new(&self.config.shared_memory),
             templates: openai::Templates::default(),
+            grammars: Grammars::default(),
             router: self.router,
             ready: self.ready,
             metrics: self.metrics,
@@ -152,7 +157,8 @@ type GrpcInference = GrpcInferenceServiceServer<v2_grpc::Service>;
 
 fn http_routes(door: Arc<Door>, kube: Option<axum::Router>) -> axum::Router {
     let routes = axum::Router::new().merge(admin::routes()).merge(v1::routes()).merge(v2_http::routes()).merge(repository::routes());
-    let routes = routes.merge(model_config::routes()).merge(model_statistics::routes()).merge(shared_memory::routes());
+    let routes =
+        routes.merge(model_config::routes()).merge(model_statistics::routes()).merge(shared_memory::routes()).merge(v2_generate::routes());
     let openai = openai::routes(&door.config.openai.route_prefix);
     let routes = routes.merge(openai).with_state(door);
     let routes = match kube {

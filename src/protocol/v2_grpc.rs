@@ -4,6 +4,7 @@ use super::door::{Arrival, Door, check_name};
 use super::error::Refusal;
 use super::exchange::{Exchange, Wire};
 use super::graph;
+use super::grpc_generate::{self, Generated, TEXT_INPUT};
 use super::grpc_stream::{self, Answers};
 use super::timing::{REVISION, SERVER_TIMING};
 use super::v2_http::{self, SERVER_NAME, SERVER_VERSION};
@@ -37,6 +38,13 @@ use tonic::{Request, Response, Status, Streaming};
 #[derive(Debug, Clone)]
 pub(super) struct Service {
     door: Arc<Door>,
+}
+
+/// What a message of a stream is answered with.
+#[derive(Debug)]
+pub(super) enum Answered {
+    One(Box<Response<ModelInferResponse>>),
+    Many(Box<Generated>),
 }
 
 impl Service {
@@ -78,6 +86,32 @@ impl Service {
         let outcome = self.infer(&mut exchange, message).await;
         exchange.end(&outcome);
         outcome
+    }
+
+    /// The answers to a message of a stream: one, or those of a language model that was asked for text.
+    pub(super) async fn answers(&self, arrival: &Arrival, headers: &HeaderMap, message: ModelInferRequest) -> Result<Answered, Refusal> {
+        let reads_text = message.inputs.iter().any(|input| input.name == TEXT_INPUT);
+        if !reads_text || self.door.graph(arrival, &message.model_name).is_some() {
+            return self.answer(arrival, headers, message).await.map(|response| Answered::One(Box::new(response)));
+        }
+        check_name(&message.model_name)?;
+        self.heard(arrival, &message.model_name);
+        let mut exchange = Exchange::begin(&self.door, arrival, &message.model_name, Wire::Grpc)?;
+        match exchange.writer().await {
+            Ok(handle) if handle.generator().is_some() => {}
+            Ok(_) => {
+                let outcome = self.infer(&mut exchange, message).await;
+                exchange.end(&outcome);
+                return outcome.map(|response| Answered::One(Box::new(response)));
+            }
+            Err(refusal) => {
+                exchange.end(&Err::<(), _>(refusal.clone()));
+                return Err(refusal);
+            }
+        }
+        let decoded = codec::v2_grpc::decode(message, &self.door.codec_limits()).map_err(InferenceError::from)?;
+        let generated = grpc_generate::begin(exchange, decoded.request, decoded.reply, &self.door).await?;
+        Ok(Answered::Many(Box::new(generated)))
     }
 
     async fn infer(&self, exchange: &mut Exchange, message: ModelInferRequest) -> Result<Response<ModelInferResponse>, Refusal> {

@@ -108,6 +108,8 @@ pub enum LogFormat {
     Json,
     /// Lines with a head.
     Csv,
+    /// Columns, packed.
+    Parquet,
 }
 
 impl LogFormat {
@@ -117,6 +119,7 @@ impl LogFormat {
         match self {
             Self::Json => "json",
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -232,7 +235,7 @@ fn folder_of(
         format: match format.as_deref() {
             None | Some("" | "json") => LogFormat::Json,
             Some("csv") => LogFormat::Csv,
-            Some("parquet") => return Err(wrong(FORMAT, "a request logger that writes `parquet` is not yet served")),
+            Some("parquet") => LogFormat::Parquet,
             Some(other) => return Err(wrong(FORMAT, format!("unknown log store format: {other}"))),
         },
         batch_size: usize::try_from(logger.batch_size.unwrap_or(defaults.batch_size)).unwrap_or(1).max(1),
@@ -333,7 +336,6 @@ mod tests {
             (r#"{"url":"ftp://a/b","mode":"all"}"#, "not to `ftp://`"),
             (r#"{"url":"sink","mode":"all"}"#, "no URL"),
             (r#"{"url":"file:///a","mode":"all","storage":{"path":"../b"}}"#, "must stay below"),
-            (r#"{"url":"file:///a","mode":"all","storage":{"parameters":{"format":"parquet"}}}"#, "`parquet` is not yet served"),
             (r#"{"url":"file:///a","mode":"all","storage":{"parameters":{"format":"xml"}}}"#, "unknown log store format: xml"),
             (r#"{"url":"file:///a","mode":"all","batchInterval":"soon"}"#, "expected a duration"),
         ] {

@@ -11,8 +11,10 @@ pub mod credentials;
 pub mod engine;
 pub mod error;
 pub mod graph;
+pub mod local_model;
 pub mod logging;
 pub mod merge;
+mod place;
 pub mod placeholder;
 pub mod refusal;
 pub mod revision;
@@ -20,6 +22,7 @@ pub mod rollout;
 pub mod runtime;
 pub mod scale;
 pub mod server_type;
+pub mod storage_container;
 pub mod storage_env;
 pub mod storage_uri;
 mod threads;
@@ -28,11 +31,12 @@ mod unserved;
 
 use crate::api::SERVER_CONTAINER;
 use crate::api::deployment_mode::DeploymentMode;
-use crate::api::inference_service::{InferenceService, ModelFormat, ModelSpec};
+use crate::api::inference_service::{InferenceService, ModelFormat};
 use crate::api::pod::Container;
 use crate::api::quantity::Quantity;
 use crate::api::serving_runtime::ServingRuntime;
 use crate::api::status::FailureReason;
+use crate::api::storage_container::ClusterStorageContainer;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -42,21 +46,22 @@ pub use revision::{RevisionSpec, RuntimeRef};
 pub use runtime::Candidate;
 
 use engine::HUGGING_FACE;
-use storage_uri::{StorageUri, StorageUriError};
 
 /// What a service that does not say gets, and what this process can run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
     /// The names of the engines there are.
     pub engines: Vec<String>,
     /// Seconds a request may take where `timeout` is absent or 0.
     pub timeout_s: u64,
+    /// What fetches models from URIs of some form.
+    pub containers: Vec<ClusterStorageContainer>,
 }
 
 impl Default for Defaults {
     /// The engines that ship, and Knative's 300 seconds.
     fn default() -> Self {
-        Self { engines: ["huggingface", "onnx"].map(str::to_owned).to_vec(), timeout_s: 300 }
+        Self { engines: ["huggingface", "onnx"].map(str::to_owned).to_vec(), timeout_s: 300, containers: Vec::new() }
     }
 }
 
@@ -85,7 +90,7 @@ pub fn resolve(
     let engine = engine::engine_of(chosen.runtime, &model.model_format, &defaults.engines)?;
     let settled = server_type::settle(service, model, chosen.runtime);
     let container = container_of(chosen.runtime, &settled)?;
-    let storage = storage_of(service, model, hub_uri(&engine, &container.args).as_ref(), manifest_dir)?;
+    let storage = place::storage_of(service, model, hub_uri(&engine, &container.args).as_ref(), (manifest_dir, defaults))?;
     let env = environment(&container, &service.metadata.name);
     Ok(RevisionSpec {
         namespace: service.metadata.namespace.clone(),
@@ -126,41 +131,6 @@ fn container_of(runtime: &ServingRuntime, settled: &server_type::Settled) -> Res
             .with_details(vec![wrong.to_string()])
             .with_hint(format!("known placeholders: {}", placeholder::PLACEHOLDERS))
     })
-}
-
-/// Where the model lies: `storageUri`, or the one entry of `storageUris`, or what the runtime's arguments name.
-fn storage_of(
-    service: &InferenceService,
-    model: &ModelSpec,
-    by_args: Option<&String>,
-    manifest_dir: &Path,
-) -> Result<StorageUri, ResolveError> {
-    let several = &service.spec.predictor.storage_uris;
-    let (field, uri) = match (&model.storage_uri, several.as_slice(), by_args) {
-        (Some(_), [_, ..], _) => {
-            let message = "Setting both StorageURI and StorageURIs is not supported.";
-            return Err(ResolveError::new(FailureReason::InvalidPredictorSpec, "spec.predictor.storageUris", message));
-        }
-        (Some(uri), [], _) => ("spec.predictor.model.storageUri", uri),
-        (None, [one], _) => ("spec.predictor.storageUris", &one.uri),
-        (None, [], Some(uri)) => ("spec.predictor.model.args", uri),
-        (None, [], None) => {
-            return Err(ResolveError::not_yet_served(
-                "spec.predictor.model",
-                "a service without `storageUri`, which waits for TrainedModels",
-            ));
-        }
-        (None, _, _) => return Err(ResolveError::not_yet_served("spec.predictor.storageUris", "a model from several places")),
-    };
-    StorageUri::parse(uri, manifest_dir).map_err(|wrong| storage_error(field, &wrong))
-}
-
-fn storage_error(field: &'static str, wrong: &StorageUriError) -> ResolveError {
-    let hint = match wrong {
-        StorageUriError::UnknownScheme { meant: Some(meant), .. } => Some(format!("did you mean `{meant}`?")),
-        StorageUriError::UnknownScheme { .. } | StorageUriError::Malformed { .. } => None,
-    };
-    ResolveError::new(FailureReason::InvalidPredictorSpec, field, wrong.to_string()).with_hint(hint)
 }
 
 /// Variables with a value; KServe tells every container its service's name.

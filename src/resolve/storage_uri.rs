@@ -19,6 +19,15 @@ pub enum StorageUri {
     },
     /// `http://` or `https://`, as written.
     Http(String),
+    /// What the command of a ClusterStorageContainer fetches.
+    Custom {
+        /// The container's name.
+        container: String,
+        /// The whole URI.
+        uri: String,
+    },
+    /// Several places as one folder: `storageUris`.
+    Several(Vec<Part>),
     /// `s3://BUCKET/KEY`.
     S3(InBucket),
     /// `gs://BUCKET/KEY`.
@@ -70,6 +79,15 @@ pub struct HubModel {
     pub revision: Option<String>,
 }
 
+/// One of several places.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Part {
+    /// The place.
+    pub uri: StorageUri,
+    /// Where it is seen, absolute.
+    pub mount_path: String,
+}
+
 /// Why a text is no `storageUri`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StorageUriError {
@@ -118,6 +136,16 @@ const AZURE_BLOB_HOSTS: [&str; 2] = [".blob.core.windows.net", ".blob.storage.az
 const AZURE_FILE_HOSTS: [&str; 2] = [".file.core.windows.net", ".file.storage.azure.net"];
 
 impl StorageUri {
+    /// The places that lie on this machine and are used there: their files may change.
+    #[must_use]
+    pub fn has_files_in_place(&self) -> bool {
+        match self {
+            Self::Local(_) | Self::Pvc { .. } => true,
+            Self::Several(parts) => parts.iter().any(|part| part.uri.has_files_in_place()),
+            _ => false,
+        }
+    }
+
     /// Reads a `storageUri`. Relative paths start at `manifest_dir`, the folder of the file that names them.
     ///
     /// `file://` is stripped and the rest taken as a path, as KServe does: nothing is percent-decoded. So are keys.
@@ -162,6 +190,8 @@ impl StorageUri {
             Self::Oci(_) => "oci",
             Self::Hdfs(_) => "hdfs",
             Self::Git(_) => "git",
+            Self::Custom { .. } => "command",
+            Self::Several(_) => "several",
         }
     }
 
@@ -178,7 +208,7 @@ impl fmt::Display for StorageUri {
         match self {
             Self::Local(path) => write!(f, "{}", path.display()),
             Self::Pvc { claim, path } => write!(f, "pvc://{claim}/{path}"),
-            Self::Http(uri) | Self::Git(uri) => f.write_str(uri),
+            Self::Http(uri) | Self::Git(uri) | Self::Custom { uri, .. } => f.write_str(uri),
             Self::S3(place) => write!(f, "s3://{}/{}", place.bucket, place.key),
             Self::Gs(place) => write!(f, "gs://{}/{}", place.bucket, place.key),
             Self::AzureBlob(place) | Self::AzureFiles(place) => {
@@ -188,6 +218,12 @@ impl fmt::Display for StorageUri {
             Self::ModelScope(model) => write!(f, "modelscope://{model}"),
             Self::Oci(reference) => write!(f, "oci://{reference}"),
             Self::Hdfs(path) => write!(f, "hdfs://{path}"),
+            Self::Several(parts) => {
+                for (index, part) in parts.iter().enumerate() {
+                    write!(f, "{}{}", if index > 0 { ", " } else { "" }, part.uri)?;
+                }
+                Ok(())
+            }
         }
     }
 }

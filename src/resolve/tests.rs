@@ -1,8 +1,10 @@
 //! Services resolved from beginning to end: what runs, and what is refused and why.
 
 use super::runtime::tests::{cluster, runtime};
+use super::storage_uri::StorageUri;
 use super::*;
 use crate::api::problem::Severity;
+use crate::api::storage_container::ClusterStorageContainer;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -106,7 +108,43 @@ fn one_of_several_places_is_as_good_as_one() {
     let storage = resolved(&service).expect("resolved").storage;
     assert_eq!(storage, Some(StorageUri::Pvc { claim: "models".into(), path: "iris".into() }));
     service.spec.predictor.storage_uris.push(service.spec.predictor.storage_uris[0].clone());
-    assert_eq!(resolved(&service).expect_err("two").severity, Severity::NotYetServed);
+    service.spec.predictor.storage_uris[1].mount_path = Some("/mnt/models/more".to_owned());
+    let Some(StorageUri::Several(parts)) = resolved(&service).expect("resolved").storage else { panic!("two places") };
+    assert_eq!(parts.iter().map(|part| part.mount_path.as_str()).collect::<Vec<_>>(), ["/mnt/models", "/mnt/models/more"]);
+}
+
+fn with_container(service: &InferenceService, container: &Value) -> Result<RevisionSpec, ResolveError> {
+    let mut found: ClusterStorageContainer = serde_json::from_value(json!({ "spec": container })).expect("a container");
+    found.metadata.name = "hub".to_owned();
+    let mut triton = runtime("kserve-tritonserver", &["v2", "grpc-v2"], &[("onnx", "1", true, 1)]);
+    triton.spec.containers = vec![serde_json::from_value(json!({"name": "kserve-container"})).expect("a container")];
+    let defaults = Defaults { containers: vec![found], ..Defaults::default() };
+    resolve(service, Path::new("/srv/models"), &cluster(&[triton]), &defaults)
+}
+
+#[test]
+fn a_storage_container_with_a_command_takes_schemes_that_nobody_else_knows() {
+    let service = with_model(&json!({"storageUri": "hub://iris"}));
+    assert!(resolved(&service).is_err());
+    let takes = json!([{"prefix": "hub://"}]);
+    let spec = with_container(&service, &json!({"container": {"command": ["get"]}, "supportedUriFormats": takes})).expect("resolved");
+    assert_eq!(spec.storage, Some(StorageUri::Custom { container: "hub".into(), uri: "hub://iris".into() }));
+    let error = with_container(&service, &json!({"container": {"image": "x"}, "supportedUriFormats": takes})).expect_err("an image");
+    assert!(error.to_string().contains("images do not run here"), "{error}");
+}
+
+#[test]
+fn several_places_need_a_storage_container_that_takes_several() {
+    let mut service = with_model(&json!({"storageUri": null}));
+    service.spec.predictor.storage_uris =
+        serde_json::from_value(json!([{"uri": "hub://a", "mountPath": "/mnt/models/a"}, {"uri": "hub://b", "mountPath": "/mnt/models/b"}]))
+            .expect("places");
+    let hub = |several: bool| json!({"container": {"command": ["get"]}, "supportedUriFormats": [{"prefix": "hub://"}], "supportsMultiModelDownload": several});
+    let error = with_container(&service, &hub(false)).expect_err("one at a time");
+    assert!(error.to_string().starts_with("storage container hub does not support multi-model download; "), "{error}");
+    assert!(
+        matches!(with_container(&service, &hub(true)).expect("resolved").storage, Some(StorageUri::Several(parts)) if parts.len() == 2)
+    );
 }
 
 #[test]

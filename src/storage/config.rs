@@ -1,6 +1,7 @@
 //! Where models may come from, how they are fetched, and where fetched ones are kept.
 
 use super::cache::PruneTo;
+use super::command::ContainersConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ pub struct Config {
     pub allowed_roots: Vec<PathBuf>,
     /// Folders that stand for `pvc://NAME`.
     pub pvc: BTreeMap<String, PathBuf>,
+    /// Models that commands fetch.
+    pub containers: ContainersConfig,
     /// Kinds of stores that models may come from, as in URIs (`azure`, `git` and `file` for those without a scheme of
     /// their own); empty allows all.
     pub allowed_schemes: Vec<String>,
@@ -56,6 +59,7 @@ impl Default for Config {
             offline: false,
             allowed_roots: Vec::new(),
             pvc: BTreeMap::new(),
+            containers: ContainersConfig::default(),
             allowed_schemes: Vec::new(),
             allowed_hosts: Vec::new(),
             private_hosts: None,

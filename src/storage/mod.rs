@@ -5,7 +5,9 @@
 //! stays there; the rest goes, the longest unused first, when the folder is to hold no more.
 
 mod archive;
+mod assembled;
 mod cache;
+mod command;
 mod config;
 mod disk;
 mod download;
@@ -15,9 +17,12 @@ mod recheck;
 mod source;
 
 use crate::api::status::CachedModel;
+use crate::resolve::storage_container::Fetcher;
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
+use assembled::{Assembled, assemble};
 pub use cache::{Cache, Damage, Imported, KeptFile, KeptModel, PruneTo, Pruned, Record, Removal, Usage};
+pub use command::ContainersConfig;
 pub use config::{Config, DownloadConfig, HttpConfig};
 pub use download::sha256_of_hex;
 
@@ -25,9 +30,9 @@ use crate::observe;
 use cache::{Claim, Lease, Slot};
 use download::{Fetched, Manner, Pace};
 use source::{Ask, Listing, Source, Sources, Then};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -41,13 +46,15 @@ pub struct Order {
     pub env: StorageEnv,
     /// What the bytes of the one file that is fetched must hash to, where the user pins it.
     pub sha256: Option<[u8; 32]>,
+    /// The ClusterStorageContainers that fetch by a command, by name.
+    pub commands: BTreeMap<String, Fetcher>,
 }
 
 impl Order {
     /// A model that is open to all.
     #[must_use]
     pub fn open(uri: StorageUri) -> Self {
-        Self { uri, env: StorageEnv::default(), sha256: None }
+        Self { uri, env: StorageEnv::default(), sha256: None, commands: BTreeMap::new() }
     }
 }
 
@@ -67,17 +74,19 @@ pub struct ModelDir {
     /// Nobody removes a model from the cache while someone has this.
     _lease: Option<Arc<Lease>>,
     cached: Option<Arc<CachedModel>>,
+    /// The links that the path is made of.
+    _assembled: Option<Arc<Assembled>>,
 }
 
 impl ModelDir {
     const fn local(path: PathBuf) -> Self {
-        Self { path, _lease: None, cached: None }
+        Self { path, _lease: None, cached: None, _assembled: None }
     }
 
     async fn kept(lease: Lease) -> Result<Self, StorageError> {
         on_disk(move || {
             let (path, cached) = (lease.files().to_owned(), lease.told().map(Arc::new));
-            Ok(Self { path, _lease: Some(Arc::new(lease)), cached })
+            Ok(Self { path, _lease: Some(Arc::new(lease)), cached, _assembled: None })
         })
         .await
     }
@@ -92,6 +101,22 @@ impl ModelDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A part of the model, by its path below; the model itself where that is empty.
+    ///
+    /// # Errors
+    /// There is no such part, or the path leaves the model.
+    pub fn below(self, path: &str) -> Result<Self, StorageError> {
+        let path = Path::new(path.trim_matches('/'));
+        if path.as_os_str().is_empty() {
+            return Ok(self);
+        }
+        let part = self.path.join(path);
+        if path.components().any(|part| !matches!(part, Component::Normal(_))) || !part.exists() {
+            return Err(StorageError::Wrong(format!("the model has no part `{}`: `{}`", path.display(), self.path.display())));
+        }
+        Ok(Self { path: part, ..self })
     }
 }
 
@@ -154,6 +179,27 @@ impl Storage {
     /// # Errors
     /// [`StorageError`], by what to do.
     pub async fn fetch(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        let StorageUri::Several(parts) = &order.uri else { return self.fetch_one(order, progress).await };
+        let mut fetched = Vec::with_capacity(parts.len());
+        // One after the other, as KServe's container does.
+        for part in parts {
+            let order = Order { uri: part.uri.clone(), ..order.clone() };
+            fetched.push((part.mount_path.clone(), self.fetch_one(&order, progress).await?));
+        }
+        let cache = self.config.cache.clone();
+        let assembled = on_disk(move || assemble(fetched, &cache)).await?;
+        Ok(ModelDir { path: assembled.path(), _lease: None, cached: None, _assembled: Some(assembled) })
+    }
+
+    async fn fetch_one(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
+        match &order.uri {
+            StorageUri::Custom { container, uri } => {
+                self.sources.check_scheme(&order.uri)?;
+                return Box::pin(self.fetch_by_command(order, container, uri)).await;
+            }
+            StorageUri::Several(_) => return Err(StorageError::Wrong("several places within one of several".to_owned())),
+            _ => {}
+        }
         self.sources.check_scheme(&order.uri)?;
         match &order.uri {
             StorageUri::Local(path) => Ok(ModelDir::local(local::find(path, &self.config.allowed_roots).await?)),
@@ -165,9 +211,33 @@ impl Storage {
         }
     }
 
+    async fn fetch_by_command(&self, order: &Order, container: &str, uri: &str) -> Result<ModelDir, StorageError> {
+        let Some(fetcher) = order.commands.get(container) else {
+            return Err(StorageError::Wrong(format!("ClusterStorageContainer `{container}` is not there, or has no command any more")));
+        };
+        // Another command, or other credentials, may bring something else from the same URI.
+        let opener = self.opener(order).await?;
+        let slot = match self.cache.claim(&Cache::key(&format!("{container} {:?} {opener} {uri}", fetcher.command))).await? {
+            Claim::Kept(lease) => return ModelDir::kept(lease).await,
+            Claim::ToFetch(slot) => slot,
+        };
+        if self.config.offline {
+            return Err(StorageError::Wrong(format!("`{uri}`: not in the cache, and no command is run: `storage.offline` is set")));
+        }
+        let files = slot.empty_files_folder()?;
+        command::fetch(fetcher, uri, (&files, &order.env), &self.config.containers).await?;
+        let origin = uri.to_owned();
+        let lease = on_disk(move || slot.publish(&origin, None, &opener, &HashMap::new(), slot.seat()?)).await?;
+        self.make_room(0).await?;
+        ModelDir::kept(lease).await
+    }
+
     /// The name that the model has in the cache; nothing for models that lie on this machine.
     fn key(&self, order: &Order) -> Result<Option<String>, StorageError> {
-        if order.uri.is_in_place() || self.sources.kept_elsewhere(order).is_some() {
+        if order.uri.is_in_place()
+            || matches!(order.uri, StorageUri::Custom { .. } | StorageUri::Several(_))
+            || self.sources.kept_elsewhere(order).is_some()
+        {
             return Ok(None);
         }
         Ok(Some(key_of(&self.sources.open(order)?.identity(), order)))

@@ -45,8 +45,6 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
     for (name, set, what) in [
         ("initContainers", !predictor.init_containers.is_empty(), "a container before the model"),
         ("workerSpec", predictor.worker_spec.is_some(), "a model over several machines"),
-        ("storageUris", predictor.storage_uris.len() > 1, "a model from several places"),
-        ("storageContainerName", predictor.storage_container_name.is_some(), "a storage container by name"),
     ] {
         if set {
             add(format!("{field}.{name}"), what);
@@ -64,10 +62,6 @@ fn request_logger(logger: &LoggerSpec, add: &mut impl FnMut(String, &str)) {
     let scheme = logger.url.as_deref().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
     if let Some(scheme) = scheme.filter(|scheme| CLOUD_SCHEMES.contains(scheme)) {
         add(format!("{field}.url"), &format!("a request logger that writes to `{scheme}://`"));
-    }
-    let parameters = logger.storage.as_ref().and_then(|storage| storage.parameters.as_ref());
-    if parameters.and_then(|parameters| parameters.get("format")).is_some_and(|format| format == "parquet") {
-        add(format!("{field}.storage.parameters.format"), "a request logger that writes `parquet`");
     }
     if logger.marshaller_url.is_some() {
         add(format!("{field}.marshallerUrl"), "a marshaller of your own");

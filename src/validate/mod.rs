@@ -10,8 +10,10 @@ mod defaulting;
 mod inference_graph;
 mod inference_service;
 mod later;
+mod local_model;
 mod serving_runtime;
 mod storage;
+mod storage_container;
 mod update;
 
 use crate::api::Resource;
@@ -25,6 +27,7 @@ pub(crate) use inference_graph::step_field;
 pub use inference_graph::{GraphBounds, inference_graph};
 pub use inference_service::inference_service;
 pub use later::{CLOUD_SCHEMES, not_yet_served};
+pub use local_model::{local_model_conflicts, local_model_update};
 pub use serving_runtime::{runtime_conflicts, serving_runtime};
 pub use update::inference_service_update;
 
@@ -88,6 +91,10 @@ pub fn check(manifest: &mut Manifest, defaults: &Defaults) -> Vec<Problem> {
         }
         Resource::InferenceGraph(graph) => violations.extend(inference_graph(graph, &defaults.graphs)),
         Resource::ServingRuntime(runtime) | Resource::ClusterServingRuntime(runtime) => violations.extend(serving_runtime(runtime)),
+        Resource::ClusterStorageContainer(container) => violations.extend(storage_container::check(container)),
+        Resource::LocalModelCache(cache) | Resource::LocalModelNamespaceCache(cache) => violations.extend(local_model::cache(cache)),
+        Resource::LocalModelNodeGroup(group) => violations.extend(local_model::group(group)),
+        Resource::LocalModelNode(_) => violations.push(local_model::node()),
         Resource::ConfigMap(map) => violations.extend(core::config_map(map)),
         Resource::Secret(secret) => violations.extend(core::secret(secret)),
         Resource::ServiceAccount(_) => {}

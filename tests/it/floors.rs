@@ -51,6 +51,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("notify", &["control/watch"]),
     ("object_store", &["storage"]),
     ("clap", &["cli", "main.rs"]),
+    ("rustyline", &["cli"]),
+    ("minijinja", &["codec/chat"]),
+    ("llguidance", &["engine/generation/grammar"]),
     ("anyhow", &["cli", "server", "main.rs"]),
 ];
 

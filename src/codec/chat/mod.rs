@@ -4,5 +4,6 @@
 
 mod python;
 mod template;
+pub mod tools;
 
 pub use template::{ChatTemplate, Conversation, TemplateError, TemplateLimits};

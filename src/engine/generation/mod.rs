@@ -6,14 +6,35 @@
 //! Who asks turns text into token ids with [`Generator::tokenizer`], submits, and reads events. Dropping the
 //! [`Generation`] cancels it within one step of the model. Nothing here knows of HTTP or of chat messages.
 
+mod architecture;
+mod blocks;
+mod check;
+mod config;
+pub mod decoder;
 mod events;
+mod folder;
+pub mod gguf;
+mod grammar;
+pub mod kernels;
+mod model;
 mod request;
+mod sampling;
+mod scatter;
+mod scheduler;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod team;
+pub mod tensors;
 mod text_stream;
 mod tokenizer;
+pub mod weights;
 
+pub use architecture::{Architecture, Rope};
+pub use config::GenerationConfig;
 pub use events::{Event, EventSink, FinishReason, Finished, Generation, Logprobs, SubmitError, Token, TokenLogprob, Usage, generation};
+pub use folder::{FolderFiles, load_folder};
+pub use grammar::{Constraint, GrammarError, GrammarLimits, Grammars};
+pub use model::load_gguf;
 pub use request::{Allowed, GenerateRequest, Sampling, TokenMask};
 pub use text_stream::{Piece, TextStream};
 pub use tokenizer::{TextTokenizer, TokenizeError};
@@ -36,9 +57,9 @@ pub trait Generator: Send + Sync + std::fmt::Debug {
     /// being unloaded.
     fn submit(&self, request: GenerateRequest) -> Result<Generation, SubmitError>;
 
-    /// From now on each step of the model asks `turns` for its threads, so that all models together use no more
-    /// than the machine has. Without it steps run as they come.
-    fn take_turns(&self, turns: Arc<dyn Turns>);
+    /// From now on the model is measured under a name, and each of its steps asks `turns` for its threads, so that all
+    /// models together use no more than the machine has. Without it steps run as they come.
+    fn serve_as(&self, model: &str, turns: Arc<dyn Turns>);
 
     /// Takes no more requests. Those in line and those running go on to their end.
     fn close(&self);

@@ -28,6 +28,8 @@ pub(crate) struct Scripted {
     failure: Option<String>,
     /// The requests so far, each with its prompt as text.
     pub(crate) seen: Mutex<Vec<String>>,
+    /// Whether each of them came with a mask.
+    pub(crate) masked: Mutex<Vec<bool>>,
 }
 
 /// How many tokens may still be said, over all generations; `usize::MAX` for all.
@@ -61,6 +63,7 @@ impl Scripted {
             closed: AtomicBool::new(false),
             failure: None,
             seen: Mutex::default(),
+            masked: Mutex::default(),
         }
     }
 
@@ -129,6 +132,7 @@ impl Generator for Scripted {
         if request.prompt.is_empty() {
             return Err(SubmitError::Invalid("the prompt is empty".to_owned()));
         }
+        self.masked.lock().unwrap().push(request.mask.is_some());
         self.seen.lock().unwrap().push(self.tokenizer.decode(&request.prompt, false));
         let (sink, generation) = generation(2 + request.choices * (self.answer.len() + 1));
         let script = (self.answer.clone(), self.failure.clone());
@@ -142,7 +146,7 @@ impl Generator for Scripted {
         Ok(generation)
     }
 
-    fn take_turns(&self, _: Arc<dyn Turns>) {}
+    fn serve_as(&self, _: &str, _: Arc<dyn Turns>) {}
 
     fn close(&self) {
         self.closed.store(true, Ordering::Release);

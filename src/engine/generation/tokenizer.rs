@@ -19,6 +19,8 @@ pub struct TextTokenizer {
     bytes: Vec<u8>,
     starts: Vec<u32>,
     special: Vec<bool>,
+    /// Tokens around a plain text that the tokenizer itself does not add.
+    ends: (Vec<u32>, Vec<u32>),
 }
 
 /// How a vocabulary writes bytes as text.
@@ -54,7 +56,13 @@ impl TextTokenizer {
             special.push(added.is_some_and(|token| token.special));
             starts.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         }
-        Self { tokenizer, bytes, starts, special }
+        Self { tokenizer, bytes, starts, special, ends: (Vec::new(), Vec::new()) }
+    }
+
+    /// The same with tokens before and behind a plain text.
+    #[must_use]
+    pub fn with_ends(self, before: Vec<u32>, behind: Vec<u32>) -> Self {
+        Self { ends: (before, behind), ..self }
     }
 
     /// The ids of a text. Special tokens in the text are recognised; `add_special_tokens` also adds those that the
@@ -64,7 +72,8 @@ impl TextTokenizer {
     /// What the tokenizer says, e.g. of a character it cannot write.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
         let encoded = self.tokenizer.encode_fast(text, add_special_tokens).map_err(|error| TokenizeError(error.to_string()))?;
-        Ok(encoded.get_ids().to_vec())
+        let (before, behind): (&[u32], &[u32]) = if add_special_tokens { (&self.ends.0, &self.ends.1) } else { (&[], &[]) };
+        Ok([before, encoded.get_ids(), behind].concat())
     }
 
     /// The text of some tokens; U+FFFD for bytes that are no text.

@@ -16,6 +16,7 @@ pub mod task;
 pub mod texts;
 pub mod tokenizer;
 
+use super::generation::{self, FolderFiles, GenerationConfig};
 use super::{EngineLoader, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{Ability, ModelMetadata};
 use answers::Answers;
@@ -60,6 +61,7 @@ impl Default for HuggingFaceConfig {
 #[derive(Debug, Clone)]
 pub struct HuggingFaceLoader {
     config: HuggingFaceConfig,
+    generation: GenerationConfig,
     /// Loads ONNX exports.
     onnx: Arc<dyn EngineLoader>,
 }
@@ -67,8 +69,8 @@ pub struct HuggingFaceLoader {
 impl HuggingFaceLoader {
     /// A loader by its settings; `onnx` loads the exports that lie in folders.
     #[must_use]
-    pub fn new(config: HuggingFaceConfig, onnx: Arc<dyn EngineLoader>) -> Self {
-        Self { config, onnx }
+    pub fn new(config: HuggingFaceConfig, generation: GenerationConfig, onnx: Arc<dyn EngineLoader>) -> Self {
+        Self { config, generation, onnx }
     }
 }
 
@@ -84,7 +86,7 @@ impl EngineLoader for HuggingFaceLoader {
         match found {
             Found::Folder(folder) if !task.is_generative() => self.encoder(&folder, task, &flags, options),
             Found::Gguf(_) if !task.is_generative() => Err(LoadError::InvalidModel(format!("a GGUF file is not served for task `{task}`"))),
-            found => generative(&found, task),
+            found => self.writer(found, task, &flags, options),
         }
     }
 }
@@ -154,11 +156,6 @@ impl HuggingFaceLoader {
     }
 }
 
-/// Where what makes text is loaded.
-fn generative(_found: &Found, task: Task) -> Result<Arc<dyn LoadedModel>, LoadError> {
-    Err(LoadError::InvalidModel(format!("task `{task}` is not served yet")))
-}
-
 /// How many tokens of a text are taken: what the flag says, else the folder, and never more than the model has positions for.
 fn tokens_max(folder: &Folder, settings: Settings<'_>, flags: &Flags) -> Result<usize, LoadError> {
     let positions = encoder::bounds(settings)?.positions;
@@ -200,6 +197,30 @@ const fn dtype(asked: Dtype) -> DType {
         Dtype::Auto | Dtype::Float32 => DType::F32,
         Dtype::Float16 => DType::F16,
         Dtype::Bfloat16 => DType::BF16,
+    }
+}
+
+impl HuggingFaceLoader {
+    /// Loads what writes text.
+    fn writer(&self, found: Found, task: Task, flags: &Flags, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let folder = match found {
+            Found::Gguf(path) => return generation::load_gguf(&path, flags.max_model_len, options, &self.generation),
+            Found::Folder(_) if task == Task::Text2TextGeneration => {
+                return Err(LoadError::InvalidModel(format!("task `{task}` is not served: decoders of task `text_generation` are")));
+            }
+            Found::Folder(folder) => folder,
+        };
+        let json = |name: &str| folder.json(name).map(Option::unwrap_or_default);
+        let weights = folder.names().iter().filter(|name| name.ends_with(".safetensors")).map(|name| folder.path(name)).collect();
+        let files = FolderFiles {
+            config: folder.required_json("config.json")?,
+            tokenizer: folder.tokenizer_bytes("tokenizer.json")?,
+            tokenizer_config: json("tokenizer_config.json")?,
+            generation_config: json("generation_config.json")?,
+            chat_template: folder.chat_template()?,
+            weights,
+        };
+        generation::load_folder(&files, flags.max_model_len, options, &self.generation)
     }
 }
 

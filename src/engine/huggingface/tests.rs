@@ -1,6 +1,7 @@
 //! The loader over folders made here: what is loaded answers, and what is not says why.
 
 use super::*;
+use crate::engine::generation::GenerationConfig;
 use crate::engine::onnx::OnnxLoader;
 use crate::engine::{Cancel, EngineError};
 use crate::tensor::Tensor;
@@ -68,7 +69,7 @@ fn file(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
 }
 
 fn load(folder: &Path, args: &[&str]) -> Result<Arc<dyn LoadedModel>, String> {
-    let loader = HuggingFaceLoader::new(HuggingFaceConfig::default(), Arc::new(OnnxLoader::default()));
+    let loader = HuggingFaceLoader::new(HuggingFaceConfig::default(), GenerationConfig::default(), Arc::new(OnnxLoader::default()));
     let options = LoadOptions { args: args.iter().map(ToString::to_string).collect(), ..LoadOptions::default() };
     loader.load(folder, &options).map_err(|error| error.to_string())
 }

@@ -211,10 +211,10 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "localModel",
-        class: NO_NODES,
+        class: Class::Honoured,
         fields: &[
-            ("enabled", NO_NODES),
-            ("jobNamespace", NO_NODES),
+            ("enabled", Class::Honoured),
+            ("jobNamespace", Class::Honoured),
             ("defaultJobImage", NO_NODES),
             ("fsGroup", NO_NODES),
             ("jobTTLSecondsAfterFinished", NO_NODES),

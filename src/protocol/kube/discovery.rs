@@ -61,7 +61,16 @@ fn resource(kind: Kind) -> Vec<Value> {
         "namespaced": kind.namespaced(), "kind": kind.name(), "verbs": VERBS,
     });
     let status = json!({
-        "name": format!("{plural}/status"), "singularName": "", "namespaced": true, "kind": kind.name(), "verbs": ["get"],
+        "name": format!("{plural}/status"), "singularName": "", "namespaced": kind.namespaced(), "kind": kind.name(), "verbs": ["get"],
     });
-    if matches!(kind, Kind::InferenceService | Kind::InferenceGraph) { vec![object, status] } else { vec![object] }
+    let has_status = matches!(
+        kind,
+        Kind::InferenceService
+            | Kind::InferenceGraph
+            | Kind::LocalModelCache
+            | Kind::LocalModelNamespaceCache
+            | Kind::LocalModelNodeGroup
+            | Kind::LocalModelNode
+    );
+    if has_status { vec![object, status] } else { vec![object] }
 }

@@ -209,7 +209,16 @@ async fn discovery_names_every_kind() {
             "inferencegraphs",
             "inferencegraphs/status",
             "servingruntimes",
-            "clusterservingruntimes"
+            "clusterservingruntimes",
+            "clusterstoragecontainers",
+            "localmodelcaches",
+            "localmodelcaches/status",
+            "localmodelnamespacecaches",
+            "localmodelnamespacecaches/status",
+            "localmodelnodegroups",
+            "localmodelnodegroups/status",
+            "localmodelnodes",
+            "localmodelnodes/status"
         ]
     );
 }

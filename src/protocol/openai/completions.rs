@@ -1,14 +1,15 @@
 //! `/v1/completions`: a prompt continued.
 
 use super::Config;
-use super::answer::Writer;
 use super::error::Problem;
 use super::options::{Options, Terms, token_id};
 use super::reply::{CompletionLogprobs, End, Head, Reply, UsageReply};
 use crate::codec::fields::{Fields, Mistake, unexpected};
 use crate::engine::generation::{Event, GenerateRequest, Generator, Logprobs, TextTokenizer};
+use crate::protocol::error::Refusal;
 use crate::protocol::generating::check_length;
 use crate::protocol::sse;
+use crate::protocol::writing::Writer;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
@@ -58,7 +59,7 @@ impl Completions {
     }
 
     /// A request for each prompt.
-    pub(super) fn requests(&self, generator: &dyn Generator, terms: Terms) -> Result<Vec<GenerateRequest>, Problem> {
+    pub(super) fn requests(&self, generator: &dyn Generator, terms: &Terms) -> Result<Vec<GenerateRequest>, Problem> {
         let request = |(at, prompt): (usize, &Prompt)| {
             let ids = self.ids(prompt, generator).map_err(|sentence| Problem::in_field(&self.field(at), sentence))?;
             self.options.request(ids, generator, terms)
@@ -249,9 +250,14 @@ impl Writer for CompletionWriter {
         told.into_iter().map(message).collect()
     }
 
-    fn last(&mut self) -> Option<Bytes> {
-        let usage = Some(self.usage);
-        self.asked.options.include_usage.then(|| sse::message(&Reply::<ChoiceReply> { head: &self.head, choices: Vec::new(), usage }))
+    fn last(&mut self) -> Vec<Bytes> {
+        let usage = Reply::<ChoiceReply> { head: &self.head, choices: Vec::new(), usage: Some(self.usage) };
+        let usage = self.asked.options.include_usage.then(|| sse::message(&usage));
+        usage.into_iter().chain([sse::DONE]).collect()
+    }
+
+    fn failed(&self, refusal: &Refusal) -> Vec<Bytes> {
+        vec![sse::message(&Problem::from(refusal.clone()).envelope()), sse::DONE]
     }
 
     fn take(&mut self, prompt: usize, event: Event) {

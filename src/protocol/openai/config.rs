@@ -1,6 +1,7 @@
 //! What the OpenAI endpoints take in: every bound with its unit and its reason.
 
 use crate::codec::chat::TemplateLimits;
+use crate::engine::generation::GrammarLimits;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -31,13 +32,22 @@ pub struct Config {
     pub template_instructions_max: u64,
     /// Chat templates that are kept ready.
     pub templates_kept_max: usize,
+    /// Bytes of a JSON schema, a pattern or a grammar that holds an answer.
+    pub grammar_bytes_max: usize,
+    /// Symbols that it may grow to.
+    pub grammar_symbols_max: usize,
+    /// Steps of reading it; some fifty thousand take a millisecond.
+    pub grammar_steps_max: u64,
+    /// Those that are kept ready.
+    pub grammars_kept_max: usize,
     /// Seconds of silence on a stream after which a comment shows that it lives.
     pub keep_alive_s: u64,
 }
 
 impl Default for Config {
     /// 4 MiB hold a million tokens. 128 answers and 16 stop texts are more than anybody asked for, 20 alternatives what
-    /// OpenAI tells; 10 million instructions are a tenth of a second.
+    /// OpenAI tells; 10 million instructions are a tenth of a second. The largest schemas in use have 200 KiB and grow to as many
+    /// symbols.
     fn default() -> Self {
         Self {
             route_prefix: "/openai".to_owned(),
@@ -51,6 +61,10 @@ impl Default for Config {
             template_bytes_max: 4 << 20,
             template_instructions_max: 10_000_000,
             templates_kept_max: 64,
+            grammar_bytes_max: 256 << 10,
+            grammar_symbols_max: 200_000,
+            grammar_steps_max: 1_000_000,
+            grammars_kept_max: 64,
             keep_alive_s: 15,
         }
     }
@@ -61,7 +75,16 @@ impl Config {
         TemplateLimits { instructions_max: self.template_instructions_max, bytes_max: self.template_bytes_max }
     }
 
-    pub(super) const fn keep_alive(&self) -> Duration {
+    pub(super) const fn grammar_limits(&self) -> GrammarLimits {
+        GrammarLimits {
+            bytes_max: self.grammar_bytes_max,
+            symbols_max: self.grammar_symbols_max,
+            reading_steps_max: self.grammar_steps_max,
+            kept_max: self.grammars_kept_max,
+        }
+    }
+
+    pub(crate) const fn keep_alive(&self) -> Duration {
         Duration::from_secs(self.keep_alive_s)
     }
 }

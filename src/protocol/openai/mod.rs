@@ -3,20 +3,22 @@
 //!
 //! A request names its model in the body, so the body comes first here; then the model is found, and woken if it sleeps.
 
-mod answer;
 mod chat;
 mod completions;
 mod config;
 mod error;
+mod form;
 mod messages;
 mod models;
 mod options;
 mod reply;
 mod templates;
 mod texts;
+mod tools;
 
 pub use config::Config;
 pub(crate) use error::Problem;
+pub(crate) use options::{Options, Terms};
 pub(crate) use templates::Templates;
 
 use super::body::{self, Held, Reading};
@@ -27,7 +29,8 @@ use super::error::Refusal;
 use super::exchange::{Exchange, Wire};
 use super::generating::{self, Begun};
 use super::work::off_the_reactor;
-use super::{entrance, logging};
+use super::{entrance, logging, writing};
+use crate::engine::generation::Generator;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -36,7 +39,6 @@ use bytes::Bytes;
 use chat::Chat;
 use completions::Completions;
 use http::HeaderMap;
-use options::Terms;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -138,20 +140,19 @@ async fn parse(door: &Arc<Door>, body: &Bytes, kind: Kind) -> Result<Asked, Prob
 }
 
 async fn generate(door: &Arc<Door>, exchange: &mut Exchange, asked: &Asked) -> Result<Begun, Problem> {
-    let terms = Terms { deadline: exchange.deadline, priority: exchange.priority() };
+    let terms = Terms { door: Arc::clone(door), deadline: exchange.deadline, priority: exchange.priority() };
     let (model, api) = (asked.model().to_owned(), asked.api());
     let unfit = || Problem::bad_request(format!("Model {model} does not support {api}"));
     match asked.clone() {
         Asked::Completions(asked) => {
-            let bytes = asked.bytes();
-            generating::begin(exchange, bytes, Arc::new(move |generator| asked.requests(&**generator, terms)), unfit).await
+            let work = asked.options.work(asked.bytes());
+            let prepare = move |generator: &Arc<dyn Generator>| asked.requests(&**generator, &terms);
+            generating::begin(exchange, work, Arc::new(prepare), unfit).await
         }
         Asked::Chat(asked) => {
-            let (bytes, door) = (asked.bytes(), Arc::clone(door));
-            let prepare = move |generator: &Arc<dyn crate::engine::generation::Generator>| {
-                asked.requests(&**generator, terms, &door.templates, &door.config.openai)
-            };
-            generating::begin(exchange, bytes, Arc::new(prepare), unfit).await
+            let work = asked.options.work(asked.bytes());
+            let prepare = move |generator: &Arc<dyn Generator>| asked.requests(&**generator, &terms);
+            generating::begin(exchange, work, Arc::new(prepare), unfit).await
         }
     }
 }
@@ -163,16 +164,16 @@ async fn reply(door: &Door, exchange: Exchange, begun: Begun, asked: &Asked) -> 
         Asked::Completions(asked) => {
             let writer = asked.writer(&revision, tokenizer);
             if asked.options.stream {
-                return Ok(answer::stream(exchange, happenings, writer, keep_alive));
+                return Ok(writing::stream(exchange, happenings, writer, keep_alive));
             }
-            answer::whole(exchange, happenings, writer).await
+            Ok(writing::whole(exchange, happenings, writer).await?)
         }
         Asked::Chat(asked) => {
             let writer = asked.writer(&revision, tokenizer, asked.options.stream);
             if asked.options.stream {
-                return Ok(answer::stream(exchange, happenings, writer, keep_alive));
+                return Ok(writing::stream(exchange, happenings, writer, keep_alive));
             }
-            answer::whole(exchange, happenings, writer).await
+            Ok(writing::whole(exchange, happenings, writer).await?)
         }
     }
 }

@@ -2,10 +2,13 @@
 
 use super::Config;
 use super::error::Problem;
+use super::form::Form;
 use crate::codec::fields::{Fields, Mistake};
 use crate::engine::generation::{GenerateRequest, Generator, GeneratorInfo, Sampling};
 use crate::inference::Priority;
+use crate::protocol::door::Door;
 use serde_json::Value;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Characters of one stop text.
@@ -16,23 +19,25 @@ const TOKENS_MAX: usize = 1024;
 /// The settings of a request.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the request's own")]
-pub(super) struct Options {
-    pub(super) stream: bool,
-    pub(super) include_usage: bool,
+pub(crate) struct Options {
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
     /// Usage in every message of a stream.
-    pub(super) continuous_usage: bool,
-    pub(super) choices: usize,
-    pub(super) max_tokens: Option<usize>,
-    pub(super) stop: Vec<String>,
-    pub(super) stop_token_ids: Vec<u32>,
-    pub(super) include_stop: bool,
-    pub(super) ignore_eos: bool,
-    pub(super) keep_special_tokens: bool,
+    pub(crate) continuous_usage: bool,
+    pub(crate) choices: usize,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) stop: Vec<String>,
+    pub(crate) stop_token_ids: Vec<u32>,
+    pub(crate) include_stop: bool,
+    pub(crate) ignore_eos: bool,
+    pub(crate) keep_special_tokens: bool,
     /// How many alternatives to tell beside each token.
-    pub(super) logprobs: Option<usize>,
-    pub(super) prompt_logprobs: Option<usize>,
+    pub(crate) logprobs: Option<usize>,
+    pub(crate) prompt_logprobs: Option<usize>,
     /// Whether a prompt gets the special tokens around it that the tokenizer adds to a plain text.
-    pub(super) add_special_tokens: Option<bool>,
+    pub(crate) add_special_tokens: Option<bool>,
+    /// What the answer is held to.
+    pub(crate) form: Option<Form>,
     sampling: Asked,
 }
 
@@ -52,7 +57,7 @@ struct Asked {
 
 impl Options {
     /// Reads what both kinds of requests share; `logprobs` and `max_tokens` differ and are read by them.
-    pub(super) fn read(fields: &Fields<'_>, config: &Config) -> Result<Self, Mistake> {
+    pub(crate) fn read(fields: &Fields<'_>, config: &Config) -> Result<Self, Mistake> {
         let stream_options = fields.object("stream_options")?;
         let of_stream = |key: &str| stream_options.as_ref().map_or(Ok(None), |options| options.flag(key));
         let special = fields.flag("skip_special_tokens")?;
@@ -70,12 +75,19 @@ impl Options {
             logprobs: None,
             prompt_logprobs: None,
             add_special_tokens: fields.flag("add_special_tokens")?,
+            form: Form::read(fields)?,
             sampling: Asked::read(fields)?,
         })
     }
 
+    /// What reading a request of so many bytes costs: forms take long, whatever their size.
+    pub(crate) const fn work(&self, bytes: usize) -> usize {
+        if self.form.is_some() { usize::MAX } else { bytes }
+    }
+
     /// The request for a prompt, checked against the model.
-    pub(super) fn request(&self, prompt: Vec<u32>, generator: &dyn Generator, terms: Terms) -> Result<GenerateRequest, Problem> {
+    pub(crate) fn request(&self, prompt: Vec<u32>, generator: &dyn Generator, terms: &Terms) -> Result<GenerateRequest, Problem> {
+        let mask = self.form.as_ref().map(|form| form.mask(&terms.door.grammars, generator, &terms.door.config.openai)).transpose()?;
         Ok(GenerateRequest {
             prompt,
             sampling: self.sampling.over(generator.info())?,
@@ -88,7 +100,7 @@ impl Options {
             skip_special_tokens: !self.keep_special_tokens,
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
-            mask: None,
+            mask,
             deadline: Some(terms.deadline.into_std()),
             priority: terms.priority,
         })
@@ -96,10 +108,11 @@ impl Options {
 }
 
 /// What a request brings from its door.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
-    pub(super) deadline: Instant,
-    pub(super) priority: Priority,
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    pub(crate) door: Arc<Door>,
+    pub(crate) deadline: Instant,
+    pub(crate) priority: Priority,
 }
 
 impl Asked {
@@ -157,7 +170,7 @@ fn token_ids(fields: &Fields<'_>, key: &str) -> Result<Vec<u32>, Mistake> {
 }
 
 /// A token's id in a request.
-pub(super) fn token_id(value: &Value, path: &str) -> Result<u32, Mistake> {
+pub(crate) fn token_id(value: &Value, path: &str) -> Result<u32, Mistake> {
     let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
     id.ok_or_else(|| Mistake::new(path, format!("expected a token id, found {value}")))
 }
@@ -182,6 +195,7 @@ fn logit_bias(fields: &Fields<'_>) -> Result<Vec<(u32, f32)>, Mistake> {
 mod tests {
     use super::*;
     use crate::engine::generation::scripted::Scripted;
+    use crate::protocol::tests::support::House;
     use serde_json::json;
     use std::time::Duration;
 
@@ -192,8 +206,9 @@ mod tests {
 
     fn request(value: &Value, recommended: Sampling) -> Result<GenerateRequest, String> {
         let generator = Scripted::saying("x").recommending(recommended);
-        let terms = Terms { deadline: Instant::now() + Duration::from_mins(1), priority: Priority::Normal };
-        read(value)?.request(vec![1], &generator, terms).map_err(|problem| problem.refusal().message().to_owned())
+        let door = House::new(crate::protocol::Config::default()).door();
+        let terms = Terms { door, deadline: Instant::now() + Duration::from_mins(1), priority: Priority::Normal };
+        read(value)?.request(vec![1], &generator, &terms).map_err(|problem| problem.refusal().message().to_owned())
     }
 
     #[test]

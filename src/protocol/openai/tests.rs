@@ -265,3 +265,65 @@ async fn a_service_is_reached_by_its_host_and_answers_to_its_own_model_only() {
     assert_eq!(answered(at("writer.default.example.com", "echo")).await, 404);
     assert_eq!(answered(at("writer.default.example.com", "other")).await, 404);
 }
+
+fn tool() -> Value {
+    json!({"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}})
+}
+
+const CALL: &str = "Hm.<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Zürich\"}}</tool_call>";
+
+#[tokio::test]
+async fn calls_of_tools_are_read_out_of_the_answer() {
+    let (house, script) = saying(CALL);
+    let (status, answer) = asked(&house, CHAT, &chat(&json!({"tools": [tool()]}))).await;
+    assert_eq!(status, 200, "{answer}");
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &json!("Hm.")));
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!(call["function"], json!({"name": "get_weather", "arguments": "{\"city\": \"Zürich\"}"}));
+    assert!(call["id"].as_str().unwrap().starts_with("call_") && call["type"] == "function");
+    assert!(script.seen.lock().unwrap()[0].starts_with("<system>You may call functions"), "the template knows no tools");
+    let (_, answer) = asked(&house, CHAT, &chat(&json!({"tools": [tool()], "tool_choice": "none"}))).await;
+    assert_eq!((&answer["choices"][0]["message"]["content"], &answer["choices"][0]["finish_reason"]), (&json!(CALL), &json!("stop")));
+    assert_eq!(script.seen.lock().unwrap()[1], "<user>hi<assistant>");
+}
+
+#[tokio::test]
+async fn a_call_grows_on_a_stream() {
+    let (house, _) = saying(CALL);
+    let messages = streamed(&house, CHAT, &chat(&json!({"tools": [tool()], "stream": true}))).await;
+    let deltas: Vec<&Value> = messages.iter().map(|message| &message["choices"][0]["delta"]).collect();
+    let said: String = deltas.iter().filter_map(|delta| delta["content"].as_str()).collect();
+    let calls: Vec<&Value> = deltas.iter().filter_map(|delta| delta["tool_calls"].get(0)).collect();
+    let arguments: String = calls.iter().filter_map(|call| call["function"]["arguments"].as_str()).collect();
+    assert_eq!((said.as_str(), arguments.as_str()), ("Hm.", "{\"city\": \"Zürich\"}"));
+    assert_eq!(calls[0]["function"]["name"], "get_weather");
+    assert!(calls.len() > 3 && calls[1..].iter().all(|call| call.get("id").is_none() && call["index"] == 0));
+    assert_eq!(messages.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[tokio::test]
+async fn a_call_that_is_demanded_is_a_list_by_grammar() {
+    let (house, _) = saying("[{\"name\": \"get_weather\", \"arguments\": {}}]");
+    let named = json!({"type": "function", "function": {"name": "get_weather"}});
+    for (choice, reason) in [(json!("required"), "tool_calls"), (named, "stop")] {
+        let (status, answer) = asked(&house, CHAT, &chat(&json!({"tools": [tool()], "tool_choice": choice}))).await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["choices"][0]["message"]["tool_calls"][0]["function"], json!({"name": "get_weather", "arguments": "{}"}));
+        assert_eq!((&answer["choices"][0]["message"]["content"], &answer["choices"][0]["finish_reason"]), (&Value::Null, &json!(reason)));
+    }
+}
+
+#[tokio::test]
+async fn forms_are_read_for_the_model_and_those_that_are_none_are_named() {
+    let (house, script) = saying("{}");
+    let form = |schema: Value| json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}});
+    assert_eq!(asked(&house, CHAT, &chat(&form(json!({"type": "object"})))).await.0, 200);
+    assert_eq!(asked(&house, COMPLETIONS, &completion(&json!({"guided_choice": ["a", "b"]}))).await.0, 200);
+    assert_eq!(asked(&house, CHAT, &chat(&json!({}))).await.0, 200);
+    assert_eq!(*script.masked.lock().unwrap(), [true, true, false]);
+    let (status, answer) = asked(&house, CHAT, &chat(&form(json!({"type": "potato"})))).await;
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("response_format.json_schema.schema")), "{answer}");
+    let (status, answer) = asked(&house, CHAT, &chat(&json!({"guided_regex": "("}))).await;
+    assert_eq!((status, &answer["error"]["param"]), (400, &json!("guided_regex")), "{answer}");
+}

@@ -45,6 +45,20 @@ impl Open {
     }
 }
 
+/// The answers to some messages, to the end of the stream.
+pub(super) async fn all(house: &House, messages: Vec<ModelInferRequest>) -> Vec<ModelStreamInferResponse> {
+    let Open { messages: sender, mut answers } = open(house, None).await;
+    for message in messages {
+        sender.send(message).await.unwrap();
+    }
+    drop(sender);
+    let mut all = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        all.push(answer);
+    }
+    all
+}
+
 async fn runs(house: &House, count: usize) {
     while house.script.runs.load(Ordering::SeqCst) < count {
         tokio::task::yield_now().await;

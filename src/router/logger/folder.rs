@@ -1,14 +1,11 @@
 //! Delivery to a folder: records gathered to files of KServe's layout, each written aside and then renamed.
 
 use super::config::Config;
-use super::events;
+use super::marshal::marshal;
 use super::news::News;
 use super::record::Record;
-use crate::resolve::logging::{FolderSink, LogFormat, LoggingSpec};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use crate::resolve::logging::{FolderSink, LoggingSpec};
 use futures::{Stream, StreamExt};
-use serde_json::{Value, json};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::pin::pin;
@@ -17,23 +14,6 @@ use tokio::time::Instant;
 
 /// Characters of an id in a file's name; clients choose ids.
 const NAME_CHARS_MAX: usize = 128;
-/// The columns of KServe's records, in its order.
-const COLUMNS: [&str; 14] = [
-    "url",
-    "bytes",
-    "contentType",
-    "reqType",
-    "id",
-    "sourceUri",
-    "inferenceService",
-    "namespace",
-    "component",
-    "endpoint",
-    "metadata",
-    "annotations",
-    "certName",
-    "tlsSkipVerify",
-];
 
 /// Writes records until there are no more; what is left of a batch is written at the end.
 pub(super) async fn deliver(spec: &LoggingSpec, sink: &FolderSink, config: &Config, news: &News, records: impl Stream<Item = Record>) {
@@ -79,11 +59,7 @@ async fn write(spec: &LoggingSpec, sink: &FolderSink, config: &Config, news: &Ne
     let name = format!("{}-{}.{}", file_name(&first.about.id), first.side.name(), sink.format.extension());
     let count = batch.len() as u64;
     let mut pause = Duration::from_millis(config.retry_first_ms);
-    let text: bytes::Bytes = match sink.format {
-        LogFormat::Json => as_json(spec, sink, &batch),
-        LogFormat::Csv => as_csv(spec, sink, &batch),
-    }
-    .into();
+    let text = marshal(spec, sink, &batch);
     let mut last = String::new();
     for attempt in 1..=config.attempts_max.max(1) {
         let (folder, name, text, roots) = (sink.folder.clone(), sink.below.join(&name), text.clone(), config.allowed_roots.clone());
@@ -129,57 +105,6 @@ fn file_name(id: &str) -> String {
     if name.starts_with('.') { format!("_{name}") } else { name }
 }
 
-/// One record's columns, in their order.
-fn columns(spec: &LoggingSpec, sink: &FolderSink, record: &Record) -> [Value; COLUMNS.len()] {
-    let about = &record.about;
-    let content_type = about.content_type.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    [
-        json!(sink.url),
-        json!(STANDARD.encode(record.bytes())),
-        json!(content_type.unwrap_or_default()),
-        json!(record.side.event_type()),
-        json!(about.id),
-        json!(events::source(spec)),
-        json!(spec.service),
-        json!(spec.namespace),
-        json!(spec.component),
-        json!(""),
-        json!(about.metadata),
-        json!(spec.annotations),
-        json!(sink.tls.certificate_name),
-        json!(sink.tls.skip_verify),
-    ]
-}
-
-fn as_json(spec: &LoggingSpec, sink: &FolderSink, batch: &[Record]) -> Vec<u8> {
-    let object = |record: &Record| -> serde_json::Map<String, Value> {
-        COLUMNS.iter().map(|name| (*name).to_owned()).zip(columns(spec, sink, record)).collect()
-    };
-    serde_json::to_vec(&batch.iter().map(object).collect::<Vec<_>>()).expect("records have a JSON form because they are plain data")
-}
-
-fn as_csv(spec: &LoggingSpec, sink: &FolderSink, batch: &[Record]) -> Vec<u8> {
-    let mut text = format!("{}\n", COLUMNS.join(","));
-    for record in batch {
-        let fields = columns(spec, sink, record).map(|value| match value {
-            Value::String(text) => csv_field(&text),
-            other => csv_field(&other.to_string()),
-        });
-        text.push_str(&fields.join(","));
-        text.push('\n');
-    }
-    text.into_bytes()
-}
-
-/// A field of RFC 4180, quoted where it must be.
-fn csv_field(text: &str) -> String {
-    if text.contains(['"', ',', '\n', '\r']) || text.starts_with(' ') {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,11 +115,6 @@ mod tests {
             assert_eq!(file_name(id), name);
         }
         assert_eq!(file_name(&"x".repeat(1000)).len(), NAME_CHARS_MAX);
-    }
-
-    #[test]
-    fn fields_are_quoted_where_they_must_be() {
-        assert_eq!(["a", "a,b", "say \"x\"", "a\nb"].map(csv_field), ["a", "\"a,b\"", "\"say \"\"x\"\"\"", "\"a\nb\""]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod config;
 mod events;
 mod folder;
 mod http_sink;
+mod marshal;
 mod news;
 mod record;
 

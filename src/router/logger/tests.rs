@@ -4,6 +4,8 @@ use super::*;
 use crate::resolve::logging::{FolderSink, HttpSink, LogFormat, LogMode, Tls};
 use bytes::Bytes;
 use http::HeaderValue;
+use parquet::column::reader::ColumnReader;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -245,4 +247,32 @@ async fn a_change_of_one_logger_leaves_those_of_others() {
     assert!(both.of("default", "iris").is_some() && both.of("team", "iris").is_some());
     assert!(one.of("default", "iris").is_none() && one.of("team", "iris").is_some() && !one.is_empty());
     assert!(one.with("team", "iris", None).is_empty());
+}
+
+#[tokio::test]
+async fn parquet_files_have_the_same_columns_and_are_read_by_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = Logbook::new(hasty());
+    let logger = book.open(spec(LogMode::Request, to_folder(folder.path(), LogFormat::Parquet, 2)));
+    for id in ["a", "b"] {
+        assert!(log(&logger.begin(&headers(&[("ce-id", id), ("x-request-id", "r1")])).unwrap(), Side::Request, "hello"));
+    }
+    book.end().await;
+    let file = std::fs::File::open(folder.path().join("default/iris/predictor/a-request.parquet")).unwrap();
+    let reader = SerializedFileReader::new(file).unwrap();
+    let columns = reader.metadata().file_metadata().schema_descr().columns().iter().map(|column| column.name().to_owned());
+    assert_eq!(columns.collect::<Vec<_>>()[..5], ["url", "bytes", "contentType", "reqType", "id"]);
+    let group = reader.get_row_group(0).unwrap();
+    let texts = |column: usize| -> Vec<String> {
+        let ColumnReader::ByteArrayColumnReader(mut found) = group.get_column_reader(column).unwrap() else { panic!("texts") };
+        let mut values = Vec::new();
+        found.read_records(10, None, None, &mut values).unwrap();
+        values.iter().map(|value| value.as_utf8().unwrap().to_owned()).collect()
+    };
+    assert_eq!((texts(4), texts(1)), (vec!["a".to_owned(), "b".to_owned()], vec!["aGVsbG8=".to_owned(); 2]));
+    assert_eq!((texts(10)[0].as_str(), texts(11)[0].as_str()), (r#"{"X-Request-Id":["r1"]}"#, r#"{"team":"a"}"#));
+    let ColumnReader::BoolColumnReader(mut verified) = group.get_column_reader(13).unwrap() else { panic!("truth values") };
+    let mut values = Vec::new();
+    verified.read_records(10, None, None, &mut values).unwrap();
+    assert_eq!(values, [false, false]);
 }

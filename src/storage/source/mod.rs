@@ -123,6 +123,7 @@ impl Sources {
             StorageUri::Oci(reference) => oci::Source::new(net, reference, &env).map(Source::Oci),
             StorageUri::Hdfs(path) => webhdfs::Source::new(net, path, &env).map(Source::WebHdfs),
             StorageUri::AzureFiles(place) => azure_files::Source::new(net, place, &env).map(Source::AzureFiles),
+            StorageUri::Custom { .. } | StorageUri::Several(_) => Err(StorageError::Wrong(format!("no store of its own: `{}`", order.uri))),
             StorageUri::Local(_) | StorageUri::Pvc { .. } => Err(StorageError::Wrong(format!("used where it lies: `{}`", order.uri))),
         }
     }

@@ -58,3 +58,42 @@ fn tags_that_only_training_looks_at_change_nothing() {
     let source = "{% for m in messages %}\n{%- generation -%} {{ m.content }} {%- endgeneration %}\n{% endfor %}";
     assert_eq!(render(source, &json!([{"content": "a"}, {"content": "b"}])).unwrap(), "ab");
 }
+
+/// `tests/fixtures/chat/make_expectations.py` rendered these with Jinja for Python as the `transformers` library sets it up.
+#[test]
+fn the_templates_of_the_served_families_give_what_transformers_gives() {
+    let cases: Vec<Json> = serde_json::from_str(include_str!("../../../../tests/fixtures/chat/expected.json")).unwrap();
+    assert!(cases.len() > 40);
+    for case in cases {
+        let name = case["template"].as_str().unwrap();
+        let source = match name {
+            "chatml" => include_str!("../../../../tests/fixtures/chat/chatml.jinja"),
+            "gemma" => include_str!("../../../../tests/fixtures/chat/gemma.jinja"),
+            "llama3" => include_str!("../../../../tests/fixtures/chat/llama3.jinja"),
+            "mistral" => include_str!("../../../../tests/fixtures/chat/mistral.jinja"),
+            "phi3" => include_str!("../../../../tests/fixtures/chat/phi3.jinja"),
+            "qwen" => include_str!("../../../../tests/fixtures/chat/qwen.jinja"),
+            other => panic!("no template `{other}`"),
+        };
+        let template = ChatTemplate::new(source, LIMITS).unwrap();
+        let mut more = case["conversation"].as_object().unwrap().clone();
+        let mut list = |key: &str| more.shift_remove(key).and_then(|list| list.as_array().cloned()).unwrap_or_default();
+        let (messages, tools) = (list("messages"), list("tools"));
+        let conversation = Conversation {
+            messages: &messages,
+            tools: &tools,
+            add_generation_prompt: more.shift_remove("add_generation_prompt") == Some(json!(true)),
+            bos_token: "<s>",
+            eos_token: "</s>",
+            more,
+            now_unix_s: 1_732_752_245,
+        };
+        let rendered = match template.render(&conversation) {
+            Ok(prompt) => json!({ "prompt": prompt }),
+            Err(TemplateError::Refused(sentence)) => json!({ "refused": sentence }),
+            Err(error) => panic!("{name}: {error}"),
+        };
+        let key = if case.get("prompt").is_some() { "prompt" } else { "refused" };
+        assert_eq!(rendered[key], case[key], "{name}: {}", case["conversation"]);
+    }
+}

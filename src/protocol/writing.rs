@@ -1,12 +1,11 @@
-//! From what happens to OpenAI's answer: whole, or as a stream of messages.
+//! From what happens to an answer: whole, or as a stream of messages. Each kind of answer has its own [`Writer`].
 
-use super::error::Problem;
+use super::error::{Refusal, json_response};
+use super::exchange::Exchange;
+use super::generating::Happenings;
+use super::sse;
+use super::timing::REVISION;
 use crate::engine::generation::Event;
-use crate::protocol::error::{Refusal, json_response};
-use crate::protocol::exchange::Exchange;
-use crate::protocol::generating::Happenings;
-use crate::protocol::sse;
-use crate::protocol::timing::REVISION;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -20,8 +19,11 @@ pub(super) trait Writer: Send + 'static {
     /// The messages of a stream that an event makes.
     fn messages(&mut self, prompt: usize, event: Event) -> Vec<Bytes>;
 
-    /// The message at the end of a stream that tells what it took, if it was asked for.
-    fn last(&mut self) -> Option<Bytes>;
+    /// The messages at the end of a stream.
+    fn last(&mut self) -> Vec<Bytes>;
+
+    /// The messages at the end of a stream that breaks off.
+    fn failed(&self, refusal: &Refusal) -> Vec<Bytes>;
 
     /// Takes an event into the whole answer.
     fn take(&mut self, prompt: usize, event: Event);
@@ -31,13 +33,13 @@ pub(super) trait Writer: Send + 'static {
 }
 
 /// Reads to the end and answers as a whole.
-pub(super) async fn whole(mut exchange: Exchange, mut happenings: Happenings, mut writer: impl Writer) -> Result<Response, Problem> {
+pub(super) async fn whole(mut exchange: Exchange, mut happenings: Happenings, mut writer: impl Writer) -> Result<Response, Refusal> {
     while let Some(next) = happenings.next().await {
         match next {
             Ok((prompt, event)) => writer.take(prompt, event),
             Err(refusal) => {
                 exchange.end(&Err::<(), _>(refusal.clone()));
-                return Err(refusal.into());
+                return Err(refusal);
             }
         }
     }
@@ -82,7 +84,7 @@ impl<W: Writer> Streaming<W> {
             match self.happenings.next().await {
                 Some(Ok((prompt, event))) => self.pending.extend(self.writer.messages(prompt, event)),
                 Some(Err(refusal)) => {
-                    self.pending.push_back(sse::message(&Problem::from(refusal.clone()).envelope()));
+                    self.pending.extend(self.writer.failed(&refusal));
                     self.end(&Err(refusal));
                 }
                 None => {
@@ -94,7 +96,6 @@ impl<W: Writer> Streaming<W> {
     }
 
     fn end(&mut self, outcome: &Result<(), Refusal>) {
-        self.pending.push_back(sse::DONE);
         if let Some(mut exchange) = self.exchange.take() {
             exchange.generated();
             exchange.end(outcome);

@@ -1,0 +1,161 @@
+//! Queries and keys before attention: biases, norms of heads, turning by position; then keys and values go to the store.
+
+use super::store::{Segment, Store};
+use super::{Step, TOKENS_PER_TASK};
+use crate::engine::generation::architecture::{Architecture, Rope};
+use crate::engine::generation::kernels::{self, BLOCK_TOKENS, Level};
+use crate::engine::generation::scatter::Scatter;
+use crate::engine::generation::team::Team;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// Sines and cosines of a step's positions.
+#[derive(Debug)]
+pub(super) struct Turns {
+    usual: Table,
+    local: Option<Table>,
+}
+
+#[derive(Debug)]
+struct Table {
+    pairs: usize,
+    neighbours: bool,
+    /// `(cosine, sine)` of each pair, token after token.
+    turns: Vec<(f32, f32)>,
+}
+
+impl Turns {
+    pub(super) fn new(architecture: &Architecture, segments: &[Segment<'_>]) -> Self {
+        let table = |rope: &Rope| Table::new(rope, segments);
+        Self { usual: table(&architecture.rope), local: architecture.local_rope.as_ref().map(table) }
+    }
+
+    fn of(&self, windowed: bool) -> &Table {
+        self.local.as_ref().filter(|_| windowed).unwrap_or(&self.usual)
+    }
+}
+
+impl Table {
+    fn new(rope: &Rope, segments: &[Segment<'_>]) -> Self {
+        let mut turns = Vec::new();
+        for position in segments.iter().flat_map(|segment| segment.position..segment.position + segment.tokens.len()) {
+            #[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
+            let position = position as f64;
+            #[expect(clippy::cast_possible_truncation, reason = "between -1 and 1")]
+            let turn = |frequency: &f64| {
+                let (sine, cosine) = (position * frequency).sin_cos();
+                (cosine as f32 * rope.magnitude, sine as f32 * rope.magnitude)
+            };
+            turns.extend(rope.frequencies.iter().map(turn));
+        }
+        Self { pairs: rope.frequencies.len(), neighbours: rope.neighbours, turns }
+    }
+
+    fn turn(&self, token: usize, head: &mut [f32]) {
+        let turns = &self.turns[token * self.pairs..][..self.pairs];
+        if self.neighbours {
+            for (&(cosine, sine), pair) in turns.iter().zip(head.as_chunks_mut::<2>().0) {
+                *pair = [pair[0] * cosine - pair[1] * sine, pair[0] * sine + pair[1] * cosine];
+            }
+            return;
+        }
+        let (low, high) = head[..2 * self.pairs].split_at_mut(self.pairs);
+        for ((&(cosine, sine), one), other) in turns.iter().zip(low).zip(high) {
+            (*one, *other) = (*one * cosine - *other * sine, *one * sine + *other * cosine);
+        }
+    }
+}
+
+/// Makes the queries ready where they are, and remembers keys and values.
+pub(super) fn turn_and_store(team: &mut Team, level: Level, step: &Step<'_>, store: &mut Store, turns: &Turns, qkv: &mut [f32]) {
+    let architecture = &step.decoder.architecture;
+    let width = architecture.query_width() + 2 * architecture.kv_width();
+    let places = places(step.segments);
+    let table = turns.of(step.windowed);
+    let slots =
+        Slots { stride: store.block_stride(), starts: (0..architecture.kv_heads).map(|head| store.offset(step.index, head)).collect() };
+    let (qkv, numbers) = (Scatter::new(qkv), Scatter::new(store.numbers_mut()));
+    team.run(step.tokens.div_ceil(TOKENS_PER_TASK), &|task| {
+        let first = task * TOKENS_PER_TASK;
+        for (token, &place) in places.iter().enumerate().skip(first).take(TOKENS_PER_TASK) {
+            #[expect(unsafe_code, reason = "threads write to one buffer")]
+            // SAFETY: each token belongs to one task, and each task runs once.
+            let row = unsafe { qkv.part(token * width..(token + 1) * width) };
+            make_ready(level, step, table, token, row);
+            remember(architecture, &slots, place, &row[architecture.query_width()..], &numbers);
+        }
+    });
+}
+
+/// Block and slot of each token of a step.
+fn places(segments: &[Segment<'_>]) -> Vec<(u32, usize)> {
+    let mut places = Vec::new();
+    for segment in segments {
+        let positions = segment.position..segment.position + segment.tokens.len();
+        places.extend(positions.map(|position| (segment.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS)));
+    }
+    places
+}
+
+fn make_ready(level: Level, step: &Step<'_>, table: &Table, token: usize, row: &mut [f32]) {
+    let (architecture, layer) = (&step.decoder.architecture, step.layer);
+    if let Some(bias) = &layer.qkv_bias {
+        row.iter_mut().zip(bias).for_each(|(number, bias)| *number += bias);
+    }
+    let (queries, rest) = row.split_at_mut(architecture.query_width());
+    let keys = &mut rest[..architecture.kv_width()];
+    let dimensions = architecture.head_dimensions;
+    for (heads, norm) in [(&mut *queries, &layer.query_norm), (keys, &layer.key_norm)] {
+        for head in heads.chunks_exact_mut(dimensions) {
+            if let Some(weight) = norm {
+                let mut normed = [0.0; super::HEAD_MAX];
+                kernels::rms_norm(level, head, weight, architecture.norm_epsilon, &mut normed[..dimensions]);
+                head.copy_from_slice(&normed[..dimensions]);
+            }
+            table.turn(token, head);
+        }
+    }
+    for number in queries {
+        *number *= architecture.query_scale;
+    }
+}
+
+/// Where the heads of a layer lie in a block.
+struct Slots {
+    stride: usize,
+    starts: Vec<usize>,
+}
+
+fn remember(architecture: &Architecture, slots: &Slots, (block, slot): (u32, usize), keys_and_values: &[f32], numbers: &Scatter<'_, u16>) {
+    let dimensions = architecture.head_dimensions;
+    let mut halves = [f16::ZERO; super::HEAD_MAX];
+    let (keys, values) = keys_and_values.split_at(architecture.kv_width());
+    for (head, start) in slots.starts.iter().enumerate() {
+        let start = block as usize * slots.stride + start;
+        let halves = &mut halves[..dimensions];
+        to_halves(&keys[head * dimensions..][..dimensions], halves);
+        for (dimension, half) in halves.iter().enumerate() {
+            let at = start + dimension * BLOCK_TOKENS + slot;
+            #[expect(unsafe_code, reason = "threads write to one buffer")]
+            // SAFETY: a token's slot of its block belongs to the task of the token alone; no other sequence writes to the block.
+            let slot = unsafe { numbers.part(at..at + 1) };
+            slot[0] = half.to_bits();
+        }
+        to_halves(&values[head * dimensions..][..dimensions], halves);
+        let at = start + (BLOCK_TOKENS + slot) * dimensions;
+        #[expect(unsafe_code, reason = "threads write to one buffer")]
+        // SAFETY: as above.
+        let out = unsafe { numbers.part(at..at + dimensions) };
+        out.copy_from_slice(bytemuck::cast_slice(halves));
+    }
+}
+
+/// The nearest half-precision numbers; what is too large becomes the largest, so that nothing remembered is infinite.
+fn to_halves(numbers: &[f32], halves: &mut [f16]) {
+    const LARGEST: f32 = 65504.0;
+    let mut clamped = [0.0_f32; super::HEAD_MAX];
+    for (clamped, number) in clamped.iter_mut().zip(numbers) {
+        *clamped = number.clamp(-LARGEST, LARGEST);
+    }
+    halves.convert_from_f32_slice(&clamped[..numbers.len()]);
+}
