@@ -267,6 +267,7 @@ impl Config {
             "autoscaling.scale_down_delay_s",
             "autoscaling.scale_to_zero_grace_s",
             "memory.models_bytes_max",
+            "generation.context_tokens_max",
             "storage.cache_bytes_max",
             "storage.cache_low_percent",
             "storage.partial_days_max",
