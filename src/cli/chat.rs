@@ -1,10 +1,9 @@
 //! `kserved chat`: a conversation with a service of a running daemon.
 
 use super::client::Server;
-use super::get::{Scope, one};
-use super::infer::{host, only_model};
+use super::get::Scope;
+use super::infer::address;
 use super::talk::{Style, Talk};
-use crate::api::Kind;
 use clap::Args;
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,11 +25,6 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let client = arguments.server.client()?;
-    let service = one(&client, Kind::InferenceService, &arguments.scope.namespace, &arguments.service).await?;
-    let host = host(&service)?;
-    let model = match &arguments.model {
-        Some(model) => model.clone(),
-        None => only_model(&client, &host, &arguments.service).await?,
-    };
+    let (host, model) = address(&client, &arguments.scope, &arguments.service, arguments.model.as_deref()).await?;
     Talk::new(client, host, model, &arguments.style).run(&arguments.style, out).await
 }

@@ -58,12 +58,7 @@ enum Call {
 
 pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let client = arguments.server.client()?;
-    let service = one(&client, Kind::InferenceService, &arguments.scope.namespace, &arguments.service).await?;
-    let host = host(&service)?;
-    let model = match &arguments.model {
-        Some(model) => model.clone(),
-        None => only_model(&client, &host, &arguments.service).await?,
-    };
+    let (host, model) = address(&client, &arguments.scope, &arguments.service, arguments.model.as_deref()).await?;
     let body = if let Some(file) = &arguments.file {
         from_file(file)?
     } else {
@@ -99,7 +94,17 @@ pub(super) fn host(service: &Value) -> anyhow::Result<String> {
     host.with_context(|| format!("the address of the service is not a URL: `{url}`"))
 }
 
-pub(super) async fn only_model(client: &Client, host: &str, service: &str) -> anyhow::Result<String> {
+/// The host of a service, and the model to ask there: the one that is asked for, else its only one.
+pub(super) async fn address(client: &Client, scope: &Scope, service: &str, model: Option<&str>) -> anyhow::Result<(String, String)> {
+    let host = host(&one(client, Kind::InferenceService, &scope.namespace, service).await?)?;
+    let model = match model {
+        Some(model) => model.to_owned(),
+        None => only_model(client, &host, service).await?,
+    };
+    Ok((host, model))
+}
+
+async fn only_model(client: &Client, host: &str, service: &str) -> anyhow::Result<String> {
     let list: Value = client.send(client.request(Method::GET, "/v1/models").header(HOST, host)).await?.json().await?;
     let models: Vec<&str> = list["models"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     match models[..] {

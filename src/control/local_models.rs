@@ -382,7 +382,7 @@ impl Fetch<'_> {
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             if told.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
                 *told = Some(Instant::now());
-                self.stage(Stage::Downloading(sentence(progress)));
+                self.stage(Stage::Downloading(progress.done()));
             }
         }
     }
@@ -408,13 +408,6 @@ fn too_large(bytes: u64, bytes_max: u64) -> Stage {
     Stage::Failed {
         reason: "ModelTooLarge",
         message: format!("the model has {bytes} bytes, its `modelSize` allows {bytes_max}\nhint: raise `spec.modelSize`"),
-    }
-}
-
-fn sentence(progress: Progress) -> String {
-    match progress.bytes_total {
-        Some(total) => format!("{} of {} MiB", progress.bytes_done >> 20, total >> 20),
-        None => format!("{} MiB", progress.bytes_done >> 20),
     }
 }
 

@@ -489,15 +489,10 @@ fn too_large(file_bytes: u64, out_of_reach: OutOfReach, (limit, fits_alone): (u6
 }
 
 fn progress_sentence(progress: Progress) -> String {
-    let mebibytes = |bytes: u64| bytes >> 20;
-    let done = match progress.bytes_total {
-        Some(total) => format!("{} of {} MiB", mebibytes(progress.bytes_done), mebibytes(total)),
-        None => format!("{} MiB", mebibytes(progress.bytes_done)),
-    };
     let files =
         if progress.files_total > 1 { format!(", {} of {} files", progress.files_done, progress.files_total) } else { String::new() };
     let left = progress.left().map(|left| format!(", {} s left", left.as_secs())).unwrap_or_default();
-    format!("fetching the model: {done}{files}, {} MiB/s{left}", mebibytes(progress.bytes_per_second))
+    format!("fetching the model: {}{files}, {} MiB/s{left}", progress.done(), progress.bytes_per_second >> 20)
 }
 
 async fn files_at(path: PathBuf) -> ModelFiles {

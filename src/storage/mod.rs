@@ -147,6 +147,15 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// What is here of how much, in words: `3 of 10 MiB`.
+    #[must_use]
+    pub fn done(&self) -> String {
+        match self.bytes_total {
+            Some(total) => format!("{} of {} MiB", self.bytes_done >> 20, total >> 20),
+            None => format!("{} MiB", self.bytes_done >> 20),
+        }
+    }
+
     /// How long the rest takes at the speed of late; nothing while one of them is not known.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
@@ -192,16 +201,12 @@ impl Storage {
     }
 
     async fn fetch_one(&self, order: &Order, progress: OnProgress<'_>) -> Result<ModelDir, StorageError> {
-        match &order.uri {
-            StorageUri::Custom { container, uri } => {
-                self.sources.check_scheme(&order.uri)?;
-                return Box::pin(self.fetch_by_command(order, container, uri)).await;
-            }
-            StorageUri::Several(_) => return Err(StorageError::Wrong("several places within one of several".to_owned())),
-            _ => {}
+        if let StorageUri::Several(_) = &order.uri {
+            return Err(StorageError::Wrong("several places within one of several".to_owned()));
         }
         self.sources.check_scheme(&order.uri)?;
         match &order.uri {
+            StorageUri::Custom { container, uri } => Box::pin(self.fetch_by_command(order, container, uri)).await,
             StorageUri::Local(path) => Ok(ModelDir::local(local::find(path, &self.config.allowed_roots).await?)),
             StorageUri::Pvc { claim, path } => Ok(ModelDir::local(local::find_in_claim(claim, path, &self.config.pvc).await?)),
             _ => match self.sources.kept_elsewhere(order) {

@@ -7,6 +7,7 @@ use super::messages::messages;
 use super::options::{Options, Terms};
 use super::reply::{ChatLogprobs, ChatToken, End, Head, Reply, UsageReply};
 use super::templates::refused;
+use super::texts::now_s;
 use super::tools::Tools;
 use crate::codec::chat::Conversation;
 use crate::codec::chat::tools::{Part, ToolFormat, ToolReader, without_tools};
@@ -21,7 +22,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A request for a chat completion.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Chat {
         let template = terms.door.templates.get(info, self.template.as_deref(), !offered.is_empty(), &terms.door.config.openai)?;
         *self.format.lock().unwrap_or_else(PoisonError::into_inner) = self.tools.format(template.source());
         let plain = (!offered.is_empty() && !template.knows_tools()).then(|| without_tools(&self.messages, offered));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = now_s();
         let conversation = Conversation {
             messages: plain.as_deref().unwrap_or(&self.messages),
             tools: if plain.is_some() { &[] } else { offered },

@@ -1,10 +1,10 @@
 //! The words of OpenAI's answers: whole ones, and the messages of a stream. What is not set is left out.
 
+use super::texts::now_s;
 use crate::engine::generation::{FinishReason, Logprobs, TextTokenizer, TokenLogprob};
 use crate::protocol::generating::word_of;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What an answer and all messages of a stream begin with.
 #[derive(Debug, Clone, Serialize)]
@@ -19,7 +19,7 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn new(prefix: &str, object: &'static str, model: &str, revision: &str) -> Self {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let created = now_s();
         let id = format!("{prefix}-{}", uuid::Uuid::new_v4().simple());
         Self { id, object, created, model: model.to_owned(), system_fingerprint: revision.to_owned() }
     }
