@@ -14,6 +14,7 @@ mod download;
 mod layers;
 mod local;
 mod recheck;
+mod shelf;
 mod source;
 
 use crate::api::status::CachedModel;
@@ -25,6 +26,7 @@ pub use cache::{Cache, Damage, Imported, KeptFile, KeptModel, PruneTo, Pruned, R
 pub use command::ContainersConfig;
 pub use config::{Config, DownloadConfig, HttpConfig};
 pub use download::sha256_of_hex;
+pub use shelf::Shelf;
 
 use crate::observe;
 use cache::{Claim, Lease, Slot};
