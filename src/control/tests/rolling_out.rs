@@ -20,8 +20,13 @@ fn percent(model: &str, percent: u32) -> String {
 
 /// A service in Standard mode with a stable predictor and canaries, each a name, a model and a share.
 fn standard(predictor: &str, model: &str, canaries: &[(&str, &str, u32)]) -> String {
+    standard_with("", predictor, model, canaries)
+}
+
+/// The same with more annotations.
+fn standard_with(annotations: &str, predictor: &str, model: &str, canaries: &[(&str, &str, u32)]) -> String {
     let fields = if predictor.is_empty() { "minReplicas: 1".to_owned() } else { format!("name: {predictor}") };
-    let mut text = canary(model, &fields, "serving.kserve.io/deploymentMode: Standard");
+    let mut text = canary(model, &fields, &format!("serving.kserve.io/deploymentMode: Standard, {annotations}"));
     for (index, (name, model, percent)) in canaries.iter().enumerate() {
         let head = if index == 0 { "  canary:\n" } else { "" };
         writeln!(
@@ -34,12 +39,13 @@ fn standard(predictor: &str, model: &str, canaries: &[(&str, &str, u32)]) -> Str
     text
 }
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("models/a.txt", "a"),
     ("models/b.txt", "b"),
     ("models/c.txt", "c"),
     ("models/bad.txt", "fail on purpose"),
     ("models/errs.txt", "errs"),
+    ("models/lags.txt", "lags"),
 ];
 
 async fn house(manifest: &str) -> House {
@@ -85,17 +91,27 @@ impl House {
         answers
     }
 
+    /// Waits until these are the answers, and no others.
+    async fn until_answers(&self, wanted: &[&str]) {
+        let until = Instant::now() + PATIENCE;
+        while self.answers().await != set(wanted) {
+            assert!(Instant::now() < until, "never answered {wanted:?}");
+        }
+    }
+
     async fn ask_tagged(&self, label: &str) -> Result<String, InferenceError> {
         let route = Arc::clone(self.router.load().find(Scope::Tagged { namespace: "default", label }, "iris")?);
         self.ask_by(route).await
     }
 
-    /// Asks as the doors do: a side is drawn, and what came of it is counted.
+    /// Asks as the doors do: a side is drawn, and what came of it is counted. A request took a millisecond, but for one of twelve
+    /// of the model that lags.
     async fn ask_counted(&self) {
         let route = Arc::clone(self.router.load().find(Scope::Default, "iris").unwrap()).drawn(&crate::router::Caller::default());
         let answer = self.ask_by(Arc::clone(&route)).await;
         let statistics = route.ready().unwrap().statistics();
-        let spent = Spent { total: Duration::from_millis(1), ..Spent::default() };
+        let lags = answer.as_ref().is_ok_and(|answer| answer == "lags") && statistics.snapshot().success.count.is_multiple_of(12);
+        let spent = Spent { total: Duration::from_millis(if lags { 5 } else { 1 }), ..Spent::default() };
         if answer.is_ok() { statistics.succeeded(&spent) } else { statistics.failed(spent.total) }
     }
 
@@ -372,6 +388,54 @@ async fn a_dark_canary_that_answers_otherwise_is_found_by_its_shadow() {
     assert_eq!(verdict.reason, "RolledBack");
     assert!(verdict.message.contains("labels differ"), "{}", verdict.message);
     assert_eq!(house.answers().await, set(&["a"]), "no answer of a shadow reached anybody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_whose_slowest_requests_wait_is_rolled_back_though_its_mean_is_no_worse() {
+    let judge = "kserved.io/canary-judge: 'true'";
+    let mut house = court(&canary("a.txt", "minReplicas: 1", judge)).await;
+    house.until_traffic("1:100 | 1 0").await;
+    house.put("models/iris.yaml", &canary("lags.txt", "canaryTrafficPercent: 50", judge));
+    house.until_traffic("2:50 1:50:prev | 1 0").await;
+    let status = house.ask_until("rolled back", |status| told(status) == "2:0 1:100:prev | 1 0").await;
+    let verdict = status.condition(status::CANARY_JUDGED).unwrap();
+    assert!(verdict.message.contains("99 of a hundred took at most 5"), "{}", verdict.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn canary_predictors_are_judged_each_for_itself() {
+    let judge = "kserved.io/canary-judge: 'true', kserved.io/judge-requests: '20'";
+    let canaries = [("v2", "b.txt", 40), ("v3", "errs.txt", 30)];
+    let mut house = court(&standard_with(judge, "", "a.txt", &canaries)).await;
+    let both = |status: &InferenceServiceStatus| {
+        status
+            .condition(status::CANARY_JUDGED)
+            .is_some_and(|told| told.message.contains("v2-predictor") && told.message.contains("v3-predictor"))
+    };
+    house.until_status("iris", "judging both", both).await;
+    let decided = |status: &InferenceServiceStatus| status.condition(status::CANARY_JUDGED).is_some_and(|told| told.reason == "Promoted");
+    let status = house.ask_until("decided", decided).await;
+    let verdict = status.condition(status::CANARY_JUDGED).unwrap();
+    assert!(verdict.message.contains("iris-v2-predictor-00002 takes the requests"), "{}", verdict.message);
+    assert!(verdict.message.contains("iris-v3-predictor-00003 has no requests"), "{}", verdict.message);
+    house.until_answers(&["b"]).await;
+    // Another share is another question; what else was decided stands.
+    house.put("models/iris.yaml", &standard_with(judge, "", "a.txt", &[("v2", "b.txt", 10), ("v3", "errs.txt", 30)]));
+    house.until_answers(&["a", "b"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn canary_predictors_that_answer_otherwise_are_found_by_their_shadows() {
+    let judge = "kserved.io/canary-judge: 'true', kserved.io/judge-requests: '5', kserved.io/judge-drift-tolerance: '0.1', \
+                 kserved.io/judge-shadow-percent: '100'";
+    let canaries = [("v2", "b.txt", 20), ("v3", "c.txt", 20)];
+    let mut house = court(&standard_with(judge, "", "a.txt", &canaries)).await;
+    let decided = |status: &InferenceServiceStatus| {
+        status.condition(status::CANARY_JUDGED).is_some_and(|told| told.message.matches("labels differ").count() == 2)
+    };
+    let status = house.ask_until("decided", decided).await;
+    assert_eq!(status.condition(status::CANARY_JUDGED).unwrap().reason, "RolledBack");
+    house.until_answers(&["a"]).await;
 }
 
 /// A model whose weights, in a file beside it, have that many MiB.
