@@ -3,6 +3,7 @@
 use crate::api::component::ComponentExtension;
 use crate::api::deployment_mode::{DeploymentMode, annotation};
 use crate::api::inference_service::{InferenceService, PredictorSpec};
+use crate::api::pod::ResourceRequirements;
 use crate::api::{SERVER_CONTAINER, TRANSFORMER_CONTAINER};
 
 /// The fields of a service that are understood and not yet served, each with a sentence.
@@ -47,7 +48,19 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
             add(format!("{field}.{name}"), what);
         }
     }
+    gpus(&format!("{field}.model"), predictor.model.as_ref().and_then(|model| model.resources.as_ref()), add);
+    for (index, container) in predictor.containers.iter().enumerate().filter(|(_, container)| container.name == SERVER_CONTAINER) {
+        gpus(&format!("{field}.containers[{index}]"), container.resources.as_ref(), add);
+    }
     extension(field, &predictor.extension(), add);
+}
+
+/// Limits that ask for a GPU, whoever made it.
+fn gpus(field: &str, resources: Option<&ResourceRequirements>, add: &mut impl FnMut(String, &str)) {
+    let limits = resources.into_iter().flat_map(|resources| &resources.limits);
+    for (name, _) in limits.filter(|(name, amount)| name.ends_with("/gpu") && amount.to_string() != "0") {
+        add(format!("{field}.resources.limits[{name}]"), "a GPU, in place of which the model gets the CPU,");
+    }
 }
 
 fn extension(field: &str, extension: &ComponentExtension<'_>, add: &mut impl FnMut(String, &str)) {

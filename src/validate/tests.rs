@@ -95,6 +95,14 @@ fn old_names_of_deployment_modes_become_new_ones() {
 }
 
 #[test]
+fn a_gpu_that_is_asked_for_is_told_to_be_none() {
+    let found = told_of_predictor("  resources: {limits: {nvidia.com/gpu: '1', cpu: '2'}}");
+    let told = "spec.predictor.model.resources.limits[nvidia.com/gpu]: a GPU, in place of which the model gets the CPU, is not yet served";
+    assert!(found.len() == 1 && found[0].ends_with(told), "{found:?}");
+    assert!(told_of_predictor("  resources: {limits: {nvidia.com/gpu: 0}}").is_empty());
+}
+
+#[test]
 fn a_lone_custom_container_is_named_and_said_to_be_not_yet_served() {
     let service = defaulted("", "predictor:\n  containers:\n  - image: mine", KNATIVE);
     assert_eq!(service.spec.predictor.containers[0].name, "kserve-container");

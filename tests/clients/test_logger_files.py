@@ -169,11 +169,12 @@ def marshaller():
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
-            seen.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            batch = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            seen.append(batch)
             self.send_response(200)
             self.send_header("X-Log-Marshal-Extension", "txt")
             self.end_headers()
-            self.wfile.write("\n".join(record["Id"] for record in seen[-1]).encode())
+            self.wfile.write("\n".join(record["Id"] for record in batch).encode())
 
         def log_message(self, *_):
             pass
