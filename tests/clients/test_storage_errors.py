@@ -219,7 +219,7 @@ def told(tmp_path_factory):
         def path(name, file="model.onnx"):
             return f"{web.address}/{name}/{file}"
 
-        outside = {"http_proxy": proxy.address, "NO_PROXY": "127.0.0.1,127.0.0.2,169.254.169.254"}
+        outside = {"http_proxy": proxy.address, "NO_PROXY": "127.0.0.1,127.0.0.2,169.254.169.254,nowhere.invalid"}
         house = House(folder / "first", SETTINGS, {"HOME": str(folder), "HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_sesame", **outside})
         stack.callback(house.daemon.stop)
         stack.callback(faults.silent.set)
