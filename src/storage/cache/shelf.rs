@@ -213,8 +213,8 @@ impl Cache {
 
     /// Takes all pins of that name away, but the one of `kept`. Blocks.
     pub(in super::super) fn unpin_others(&self, by: &str, kept: Option<&str>) -> Result<(), StorageError> {
-        let others = self.pinned_keys().into_iter().filter(|key| Some(key.as_str()) != kept);
-        others.map(|key| self.unpin(&key, by).map(drop)).collect()
+        let mut others = self.pinned_keys().into_iter().filter(|key| Some(key.as_str()) != kept);
+        others.try_for_each(|key| self.unpin(&key, by).map(drop))
     }
 
     fn pinned_keys(&self) -> Vec<String> {
