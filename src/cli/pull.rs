@@ -47,6 +47,7 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::
     if arguments.sha256.is_some() && arguments.uris.len() > 1 {
         bail!("`--sha256` goes with one address; {} are given", arguments.uris.len());
     }
+    without_huge_pages();
     let storage = storage(&arguments.settings)?;
     let here = std::env::current_dir().context("cannot tell the current folder")?;
     for uri in &arguments.uris {
@@ -61,6 +62,14 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::
         writeln!(out, "{}", fetched?.path().display())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Memory in pages of the usual size: of huge ones, a few small buffers of many threads would fill tens of megabytes, and nothing
+/// here is large enough to be faster with them.
+fn without_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay on");
+    }
 }
 
 /// A bar on a terminal, else a line now and then.

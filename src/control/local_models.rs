@@ -1,10 +1,14 @@
 //! Models that are fetched before anybody asks: what LocalModelCache and its kin ask for, on this one machine.
 //!
 //! This machine is one node, for which a `LocalModelNode` is written here. A cache that has room in a group of its own is
-//! fetched into the store's cache and held there: what is held is never evicted. KServe compares `modelSize` and
+//! fetched into the store's cache and pinned there: what is pinned is never evicted, also while no daemon runs. KServe compares `modelSize` and
 //! `storageLimit` with nothing; here both are kept.
 //!
 //! Source: reference 8.
+
+mod pin;
+
+pub(super) use pin::{deleted_under, forget_the_gone};
 
 use super::inference_service::storage_containers;
 use super::memory::file_bytes;
@@ -35,6 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The namespace of KServe's download jobs.
 const JOB_NAMESPACE: &str = "kserve-localmodel-jobs";
+/// The reason of a cache that no group of its own is for here.
+const NO_MATCHING_NODE: &str = "NoMatchingNode";
 /// Between two looks of a status at a download.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -45,6 +51,8 @@ pub(super) struct LocalModels {
     node: String,
     /// What groups may ask of it.
     labels: BTreeMap<String, String>,
+    /// The folder that its pins are told by.
+    home: PathBuf,
     held: Mutex<BTreeMap<ResourceKey, Held>>,
 }
 
@@ -79,14 +87,14 @@ struct NoNode {
 }
 
 impl LocalModels {
-    /// Nothing is held yet. `node` is the machine's name, `labels` what is said of it beside that.
-    pub(super) fn new(node: String, labels: BTreeMap<String, String>) -> Self {
+    /// Nothing is held yet. `node` is the machine's name, `labels` what is said of it beside that, `folders` are those that are watched.
+    pub(super) fn new(node: String, labels: BTreeMap<String, String>, folders: &[PathBuf]) -> Self {
         let own = [
             (HOSTNAME.to_owned(), node.clone()),
             ("kubernetes.io/os".to_owned(), std::env::consts::OS.to_owned()),
             ("kubernetes.io/arch".to_owned(), arch().to_owned()),
         ];
-        Self { node, labels: own.into_iter().chain(labels).collect(), held: Mutex::default() }
+        Self { node, labels: own.into_iter().chain(labels).collect(), home: pin::home_of(folders), held: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ResourceKey, Held>> {
@@ -174,13 +182,17 @@ fn refuse_same(change: &mut FileChange, known: &mut BTreeMap<ResourceKey, LocalM
 pub(super) async fn reconcile(mind: &Mind, key: &ResourceKey, superseded: &CancellationToken) -> Outcome {
     let snapshot = mind.reader.snapshot();
     let Some(stored) = snapshot.get(key).cloned() else {
-        let_go(mind, &snapshot, key);
+        let_go(mind, &snapshot, key).await;
         return Outcome::Done;
     };
     let Some(cache) = cache_in(&stored) else { return Outcome::Done };
     let outcome = match group_for(mind, &snapshot, cache) {
         Err(no_node) => {
             mind.local_models.lock().remove(key);
+            // What is off or lacks its group may come back; another machine's model does not.
+            if no_node.reason == NO_MATCHING_NODE {
+                pin::let_go(mind, key).await;
+            }
             say(mind, key, &stored, Some(&no_node));
             Outcome::Done
         }
@@ -251,7 +263,7 @@ fn group_for(mind: &Mind, snapshot: &Snapshot, cache: &LocalModelCache) -> Resul
     Err(match missing {
         Some(name) => NoNode { reason: "NodeGroupNotFound", message: format!("NodeGroup {name} not found") },
         None => NoNode {
-            reason: "NoMatchingNode",
+            reason: NO_MATCHING_NODE,
             message: format!(
                 "this machine, node `{}`, belongs to none of the groups: their `nodeAffinity` excludes it",
                 mind.local_models.node
@@ -315,12 +327,10 @@ impl Fetch<'_> {
         let (uri, bytes_max) = (&self.cache.spec.source_model_uri, self.size());
         let before = self.mind.local_models.get(self.key).filter(|held| held.source_uri == *uri);
         if let Some(lacks) = self.lacks_room(snapshot) {
-            self.stage(Stage::Failed { reason: "StorageLimitExceeded", message: lacks });
-            return Outcome::Done;
+            return self.refused(Stage::Failed { reason: "StorageLimitExceeded", message: lacks }).await;
         }
         if let Some(Held { stage: stage @ Stage::Downloaded { bytes, .. }, .. }) = before {
-            self.stage(if bytes <= bytes_max { stage } else { too_large(bytes, bytes_max) });
-            return Outcome::Done;
+            return self.holds(stage, (bytes, bytes_max)).await;
         }
         if before.is_none() {
             self.stage(Stage::Pending);
@@ -329,15 +339,15 @@ impl Fetch<'_> {
             Ok(order) => order,
             Err(error) => return self.failed(&error),
         };
-        let outgrown = CancellationToken::new();
+        let (outgrown, pin) = (CancellationToken::new(), pin::pin_of(self.key, &self.mind.local_models.home));
         let report = self.report(bytes_max, outgrown.clone());
         let fetched = tokio::select! {
             () = self.superseded.cancelled() => return Outcome::Done,
             () = outgrown.cancelled() => {
-                self.stage(Stage::Failed { reason: "ModelTooLarge", message: format!("the model is larger than its `modelSize`, {bytes_max} bytes") });
-                return Outcome::Done;
+                let message = format!("the model is larger than its `modelSize`, {bytes_max} bytes");
+                return self.refused(Stage::Failed { reason: "ModelTooLarge", message }).await;
             }
-            fetched = self.mind.storage.fetch(&order, &report) => fetched,
+            fetched = self.mind.storage.hold(&order, &pin, &report) => fetched,
         };
         let model = match fetched {
             Ok(model) => model,
@@ -345,7 +355,22 @@ impl Fetch<'_> {
         };
         let path = model.path().to_owned();
         let bytes = on_files(move || file_bytes(&path)).await;
-        self.stage(if bytes <= bytes_max { Stage::Downloaded { _model: model, bytes } } else { too_large(bytes, bytes_max) });
+        self.holds(Stage::Downloaded { _model: model, bytes }, (bytes, bytes_max)).await
+    }
+
+    /// The model is here, and stays if it is as small as it must be.
+    async fn holds(&self, stage: Stage, (bytes, bytes_max): (u64, u64)) -> Outcome {
+        if bytes > bytes_max {
+            return self.refused(too_large(bytes, bytes_max)).await;
+        }
+        self.stage(stage);
+        Outcome::Done
+    }
+
+    /// The model may not stay here.
+    async fn refused(&self, stage: Stage) -> Outcome {
+        self.stage(stage);
+        pin::let_go(self.mind, self.key).await;
         Outcome::Done
     }
 
@@ -391,12 +416,21 @@ impl Fetch<'_> {
         if let (Stage::Failed { reason, message }, true) = (&stage, self.is_news(&stage)) {
             tracing::warn!(cache = %self.key, reason, error = %message, "a local model is not here");
         }
-        if matches!(stage, Stage::Downloaded { .. }) && self.is_news(&stage) {
-            tracing::info!(cache = %self.key, uri = self.cache.spec.source_model_uri, "a local model is here");
-        }
+        let came = matches!(stage, Stage::Downloaded { .. }) && self.is_news(&stage);
         let held = Held { source_uri: self.cache.spec.source_model_uri.clone(), group: self.group.to_owned(), stage };
         self.mind.local_models.lock().insert(self.key.clone(), held);
+        if came {
+            self.came();
+        }
         say(self.mind, self.key, self.stored, None);
+    }
+
+    /// Services that could not have the model may have it now, with the cache's credentials.
+    fn came(&self) {
+        tracing::info!(cache = %self.key, uri = self.cache.spec.source_model_uri, "a local model is here");
+        for user in users(&self.mind.reader.snapshot(), self.key) {
+            self.mind.queue.add(ResourceKey { kind: Kind::InferenceService, namespace: user.namespace, name: user.name });
+        }
     }
 
     fn is_news(&self, stage: &Stage) -> bool {
@@ -439,7 +473,8 @@ fn used(mind: &Mind, group: &str) -> u64 {
 }
 
 /// A cache is gone: its files may be evicted once no service uses them. Others may have room now.
-fn let_go(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey) {
+async fn let_go(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey) {
+    pin::let_go(mind, key).await;
     let held = mind.local_models.lock().remove(key);
     let Some(held) = held else { return };
     let users = users(snapshot, key);

@@ -120,7 +120,7 @@ impl Mind {
         let (reader, queue) = (writer.reader(), Queue::default());
         let modes = Modes::read(History::new(&config.history, &config.folders).modes_file());
         let node = config.node_name.clone().unwrap_or_else(local_models::host_name);
-        let local_models = LocalModels::new(node, config.node_labels.clone());
+        let local_models = LocalModels::new(node, config.node_labels.clone(), &config.folders);
         Self {
             config,
             engines,
@@ -276,6 +276,10 @@ impl Mind {
             replicas: Replicas::default(),
             manifest_problem: sentences(&stored.problems, |_| true),
             not_yet_served: sentences(&stored.warnings, |severity| severity == Severity::NotYetServed),
+            local_model_deleted: match &stored.defaulted {
+                Resource::InferenceService(service) => local_models::deleted_under(service, &self.reader.snapshot()),
+                _ => None,
+            },
         };
         self.services.with(key, |service| {
             service.stage = Some(facts.stage.clone());

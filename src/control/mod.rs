@@ -264,6 +264,7 @@ impl Watcher {
             if !std::mem::replace(&mut self.began, true) {
                 // What comes later, also a moment later, is new.
                 mind.forget_the_gone().await;
+                local_models::forget_the_gone(mind).await;
                 if let Some(reflector) = &mut self.reflector {
                     reflector.forget_recorded();
                 }

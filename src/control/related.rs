@@ -3,6 +3,7 @@
 use super::local_models::caches;
 use crate::api::inference_service_config::CONFIG_MAP;
 use crate::api::{Kind, Resource, ResourceKey};
+use crate::resolve::local_model::is_marked;
 use crate::store::{Snapshot, Stored};
 
 /// The keys to reconcile for a changed key: a service itself and the graphs that call it; a graph and those that call
@@ -18,7 +19,10 @@ pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> V
         }
         Kind::ServingRuntime => Some(changed.namespace.as_str()),
         Kind::ClusterServingRuntime => None,
-        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => return vec![changed.clone()],
+        // The services that have their model from it tell whether it is still there.
+        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => {
+            return std::iter::once(changed.clone()).chain(users_of(snapshot, changed)).collect();
+        }
         // Also those that found no room in it.
         Kind::LocalModelNodeGroup => {
             return caches(snapshot).map(|(key, _)| key.clone()).chain([changed.clone()]).collect();
@@ -36,6 +40,12 @@ pub(super) fn keys_to_reconcile(snapshot: &Snapshot, changed: &ResourceKey) -> V
     };
     let services = snapshot.of_kind(Kind::InferenceService, namespace).filter(|(_, stored)| may_use(stored, &changed.name));
     services.chain(snapshot.of_kind(Kind::InferenceGraph, namespace)).map(|(key, _)| key.clone()).collect()
+}
+
+/// The services whose marks name a cache of local models.
+fn users_of<'s>(snapshot: &'s Snapshot, cache: &'s ResourceKey) -> impl Iterator<Item = ResourceKey> + 's {
+    let uses = move |(_, stored): &(&ResourceKey, &std::sync::Arc<Stored>)| matches!(&stored.defaulted, Resource::InferenceService(service) if is_marked(service, cache));
+    snapshot.of_kind(Kind::InferenceService, None).filter(uses).map(|(key, _)| key.clone())
 }
 
 /// The graphs that call a service or another graph, or have its name.

@@ -284,7 +284,7 @@ impl Rollout {
             Brought::for_service(&service, &storage_containers(&snapshot)).map_err(|error| wrong(format!("{}: {error}", error.field)))?;
         let secrets = env_of(&Asker::service(&service, &*snapshot), &*snapshot);
         let env = secrets.map_err(|error| wrong(format!("{}: {error}", error.field)))?.over(&brought.env);
-        Ok((Order { env, commands: brought.commands, ..Order::open(uri.clone()) }, String::new()))
+        Ok((Order { env, commands: brought.commands, sha256: self.spec.model_sha256, ..Order::open(uri.clone()) }, String::new()))
     }
 
     /// The service as it were with the predictor that the revision is of.

@@ -26,6 +26,9 @@ pub(super) const CANARY_JUDGED: &str = "CanaryJudged";
 /// Parts of the spec that are understood and not served yet.
 pub(super) const NOT_YET_SERVED: &str = "NotYetServed";
 
+/// The LocalModelCache of the service's model was deleted while the service uses it.
+pub(super) const LOCAL_MODEL_DELETED: &str = "LocalModelDeleted";
+
 /// How far the newest spec of a service is.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Stage {
@@ -81,6 +84,8 @@ pub(super) struct Facts<'a> {
     pub(super) manifest_problem: Option<String>,
     /// Parts of the spec that are not served yet.
     pub(super) not_yet_served: Option<String>,
+    /// What happens after the cache of its model was deleted.
+    pub(super) local_model_deleted: Option<String>,
 }
 
 /// What is observed of one canary predictor.
@@ -273,11 +278,11 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
     if let Some(problem) = &facts.manifest_problem {
         all.push(informing(MANIFEST_ACCEPTED, &fails("ManifestProblem", problem)));
     }
-    if let Some(parts) = &facts.not_yet_served {
-        all.push(informing(
-            NOT_YET_SERVED,
-            &Fact { status: ConditionStatus::True, reason: "NotYetServed".to_owned(), message: parts.clone() },
-        ));
+    let told = [(NOT_YET_SERVED, "NotYetServed", &facts.not_yet_served), (LOCAL_MODEL_DELETED, "InUse", &facts.local_model_deleted)];
+    for (kind, reason, message) in told {
+        if let Some(message) = message.clone() {
+            all.push(informing(kind, &Fact { status: ConditionStatus::True, reason: reason.to_owned(), message }));
+        }
     }
     all.sort_by(|a, b| a.kind.cmp(&b.kind));
     all
@@ -433,6 +438,7 @@ mod tests {
             replicas: Replicas { wanted: 1, ready: 1 },
             manifest_problem: None,
             not_yet_served: None,
+            local_model_deleted: None,
         };
         change(&mut facts);
         status_of(&facts, None, UNIX_EPOCH)
@@ -444,6 +450,15 @@ mod tests {
 
     fn conditions(status: &InferenceServiceStatus) -> String {
         status.conditions.iter().map(|condition| format!("{}={}", condition.kind, condition.status)).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_deleted_cache_of_its_model_is_told_and_keeps_nothing_from_being_ready() {
+        let deleted = |facts: &mut Facts<'_>| facts.local_model_deleted = Some("LocalModelCache/flowers was deleted".to_owned());
+        let status = check_with(DeploymentMode::Standard, Stage::Serving, (Some("iris-predictor-00002"), Vec::new()), deleted);
+        let told = status.condition(LOCAL_MODEL_DELETED).unwrap();
+        assert_eq!((told.status, told.reason.as_str(), told.severity.as_str()), (ConditionStatus::True, "InUse", "Info"));
+        assert_eq!(status.condition(condition::READY).unwrap().status, ConditionStatus::True);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Source: reference 1.9.
 
+use super::pinned::MODEL_SHA256;
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::inference_service::{CanarySpec, InferenceService, PredictorSpec};
 use serde_json::Value;
@@ -45,6 +46,8 @@ pub fn canaries_of(service: &InferenceService) -> Vec<Canary> {
         let own = canary.predictor.min_replicas.and_then(|replicas| u32::try_from(replicas).ok());
         let mut alone = service.clone();
         alone.spec.canary.clear();
+        // It is of the stable predictor's model.
+        alone.metadata.annotations.remove(MODEL_SHA256);
         alone.spec.predictor = overlaid(stable, &canary.predictor);
         let min_replicas = own.unwrap_or_else(|| (stable_min * percent).div_ceil(100)).max(1);
         Canary { index, name: canary.predictor.name.clone(), percent, min_replicas, service: alone }

@@ -3,6 +3,7 @@
 //!
 //! Source: reference 8.
 
+use super::pinned::MODEL_SHA256;
 use crate::api::deployment_mode::annotation::{DISABLE_LOCAL_MODEL, NODE_GROUP};
 use crate::api::inference_service::InferenceService;
 use crate::api::local_model::{LocalModelCache, LocalModelNodeGroup};
@@ -50,7 +51,9 @@ pub fn cache_of<'c>(
     caches: impl IntoIterator<Item = (&'c ResourceKey, &'c LocalModelCache)>,
 ) -> Option<Matched> {
     let metadata = &service.metadata;
-    if metadata.annotations.contains_key(DISABLE_LOCAL_MODEL) || !service.spec.predictor.storage_uris.is_empty() {
+    // A model whose hash is pinned is another one than the cache's, which has none.
+    let alone = [DISABLE_LOCAL_MODEL, MODEL_SHA256].iter().any(|name| metadata.annotations.contains_key(*name));
+    if alone || !service.spec.predictor.storage_uris.is_empty() {
         return None;
     }
     let uri = service.spec.predictor.model.as_ref()?.storage_uri.as_deref()?;
@@ -92,6 +95,15 @@ pub fn mark(service: &mut InferenceService, matched: Option<&Matched>) {
 pub fn is_marked(service: &InferenceService, cache: &ResourceKey) -> bool {
     let labels = &service.metadata.labels;
     labels.get(LABEL) == Some(&cache.name) && labels.get(NAMESPACE_LABEL).map_or("", String::as_str) == cache.namespace
+}
+
+/// The cache that a service's marks name.
+#[must_use]
+pub fn marked_with(service: &InferenceService) -> Option<ResourceKey> {
+    let label = |name: &str| service.metadata.labels.get(name).cloned();
+    let (name, namespace) = (label(LABEL)?, label(NAMESPACE_LABEL).unwrap_or_default());
+    let kind = if namespace.is_empty() { Kind::LocalModelCache } else { Kind::LocalModelNamespaceCache };
+    Some(ResourceKey { kind, namespace, name })
 }
 
 /// Whether a machine with these labels belongs to a group: by the `nodeAffinity` of its volume, as far as the machine knows
@@ -219,6 +231,7 @@ mod tests {
         assert_eq!((by_group.cache.name.as_str(), by_group.group.as_str()), ("a", "cpu"));
         assert_eq!(found(&service("s3://b/m", &json!({ "serving.kserve.io/nodegroup": "none" }))), None);
         assert_eq!(found(&service("s3://b/m", &json!({ "serving.kserve.io/disable-localmodel": "" }))), None);
+        assert_eq!(found(&service("s3://b/m", &json!({ "kserved.io/model-sha256": "0" }))), None);
         assert_eq!(found(&service("s3://other", &json!({}))), None);
     }
 
@@ -231,6 +244,7 @@ mod tests {
         mark(&mut marked, Some(&matched));
         assert_eq!(marked.metadata.annotation(CLAIM_ANNOTATION), Some("z-gpu"));
         assert_eq!(marked.metadata.annotation(SOURCE_ANNOTATION), Some("s3://b/m"));
+        assert_eq!(marked_with(&marked), Some(of_namespace.clone()));
         assert!(is_marked(&marked, &of_namespace) && !is_marked(&marked, &key(Kind::LocalModelCache, "", "z")));
         mark(&mut marked, None);
         assert_eq!(marked, service("s3://b/m", &json!({})));

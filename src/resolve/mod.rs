@@ -14,6 +14,7 @@ pub mod graph;
 pub mod local_model;
 pub mod logging;
 pub mod merge;
+mod pinned;
 mod place;
 pub mod placeholder;
 pub mod refusal;
@@ -108,6 +109,7 @@ pub fn resolve(
         timeout_s: positive(service.spec.predictor.timeout_s).unwrap_or(defaults.timeout_s),
         container_concurrency: concurrency(service),
         batching: batching::batching_of(service)?,
+        model_sha256: pinned::pinned(&service.metadata)?,
     })
 }
 

@@ -40,6 +40,9 @@ pub struct RevisionSpec {
     pub container_concurrency: u64,
     /// How requests are joined; nothing: each runs alone.
     pub batching: Option<BatchingSpec>,
+    /// What the one file that the model is fetched as must hash to, where that is pinned.
+    #[serde(default)]
+    pub model_sha256: Option<[u8; 32]>,
 }
 
 /// The runtime a revision runs on.

@@ -55,6 +55,7 @@ fn a_service_becomes_all_that_decides_what_runs() {
             timeout_s: 300,
             container_concurrency: 0,
             batching: None,
+            model_sha256: None,
         })
     );
 }

@@ -20,6 +20,8 @@ pub use record::{KeptFile, Record};
 pub use shelf::{Damage, KeptModel, PruneTo, Pruned, Removal, Usage};
 pub use transfer::Imported;
 
+pub(super) use shelf::folder_bytes;
+
 use super::download::sync_files;
 use super::{StorageError, disk_error, on_disk};
 use crate::api::status::CachedModel;

@@ -1,8 +1,10 @@
 //! Downloads against a server that does what real ones do: cut, change, lie, refuse.
 
 use super::*;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -225,7 +227,25 @@ async fn a_cache_with_a_bound_lets_the_longest_unused_go_but_nothing_that_is_use
     let kept: Vec<String> = storage.cache().models().unwrap().iter().map(|model| model.record.uri.clone()).collect();
     assert!(kept.len() == 2 && !kept.iter().any(|uri| uri.ends_with("/one")), "{kept:?}");
     assert!(used.path().join("two").exists());
-    assert!(storage.unpin(&Order::open(other.uri("/three")), "me").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_pin_that_holds_one_model_lets_the_earlier_one_go_and_lets_all_go_when_it_is_taken_away() {
+    let (place, server) = (Place::new(), Server::of(vec![whole("a", 1000, &model())]).await);
+    let (storage, pin) = (place.storage(), "LocalModelCache/flowers of /srv");
+    let pinned = || {
+        let models = storage.cache().models().unwrap();
+        let of_pin = models.into_iter().filter(|model| model.pins.iter().any(|name| name == pin));
+        of_pin.map(|model| model.record.uri.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    storage.prefetch(&Order::open(server.uri("/other")), "me", &|_| {}).await.unwrap();
+    for path in ["/one", "/two"] {
+        storage.hold(&Order::open(server.uri(path)), pin, &|_| {}).await.unwrap();
+        assert_eq!(pinned(), [&path[1..]]);
+    }
+    assert_eq!(storage.pins().await, [pin.to_owned(), "me".to_owned()].into());
+    storage.let_go(pin).await.unwrap();
+    assert_eq!((pinned().len(), storage.pins().await), (0, ["me".to_owned()].into()));
 }
 
 #[tokio::test]

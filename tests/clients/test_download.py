@@ -19,6 +19,9 @@ KILLS = 50
 CONTENT = random.Random(5).randbytes(48 * MIB)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 SPEED = 8 * MIB
+REQUESTS = 3
+# As docs/storage.md tells: what a kill may cost.
+BUFFER, NOTE_EVERY = MIB // 4, 4 * MIB
 
 
 @pytest.fixture
@@ -50,9 +53,28 @@ def run(cache, *arguments, code=0, piped=None):
 
 
 def noted(cache):
-    """The ranges that the ledgers of unfinished downloads say are safe."""
-    ledgers = [json.loads(path.read_text()) for path in pathlib.Path(cache).glob("partial/*/ledger.json")]
-    return [(start, until) for ledger in ledgers for note in ledger.values() for start, until in note["written"]]
+    """The ranges that the notes of unfinished downloads say are here: of each file's current bytes."""
+    ranges = []
+    for folder in pathlib.Path(cache).glob("partial/*"):
+        safe, fresh = folder / "ledger.json", folder / "fresh.json"
+        notes = list(json.loads(safe.read_text()).values()) if safe.is_file() else []
+        notes += list(json.loads(fresh.read_text())["notes"].values()) if fresh.is_file() else []
+        ranges += [tuple(one) for note in notes if (folder / "bodies" / note["body"]).exists() for one in note["written"]]
+    return ranges
+
+
+def union(ranges):
+    """How many bytes ranges cover together."""
+    covered, end = 0, 0
+    for start, until in sorted(ranges):
+        covered += max(0, until - max(start, end))
+        end = max(end, until)
+    return covered
+
+
+def on_disk(cache):
+    """Bytes that unfinished downloads wrote, noted or not."""
+    return sum(path.stat().st_blocks * 512 for path in pathlib.Path(cache).glob("partial/*/bodies/*"))
 
 
 def whole(cache):
@@ -61,7 +83,7 @@ def whole(cache):
 
 def test_a_download_killed_at_fifty_moments_is_never_corrupt_and_never_begins_from_zero(tmp_path, server):
     moments, cache, finished, resumed = random.Random(1), tmp_path / "cache", 0, 0
-    parts = ["--set", f"storage.download.part_bytes={MIB}", "--set", "storage.download.parts_in_flight_max=3"]
+    parts = ["--set", f"storage.download.part_bytes={MIB}", "--set", f"storage.download.parts_in_flight_max={REQUESTS}"]
     for _ in range(KILLS):
         before, seen = noted(cache), len(server.asked)
         words, settings = command(cache, "pull", "--quiet", *parts, f"{server.address}/model-{finished}.onnx")
@@ -73,6 +95,9 @@ def test_a_download_killed_at_fifty_moments_is_never_corrupt_and_never_begins_fr
         process.send_signal(signal.SIGKILL)
         assert process.wait() in (0, -signal.SIGKILL), process.stderr.read()
         process.stderr.close()
+        written, known = on_disk(cache), union(noted(cache))
+        assert known or written <= REQUESTS * BUFFER, "once every request wrote its first buffer, nothing begins from zero"
+        assert written - known <= NOTE_EVERY + 2 * REQUESTS * BUFFER, "a kill costs no more than is told"
         again = [(start, end) for _, start, end in server.asked[seen:] for a, b in before if start < b and a < end]
         assert not again, f"asked again for what was safe: {again} of {before}"
         resumed += bool(before)

@@ -1,11 +1,18 @@
 """LocalModelCache and its kin from files to what `kserved get` says, with models from a web server that counts."""
 
 import http.server
+import json
+import os
+import pathlib
 import subprocess
+import sys
 import threading
 
 import pytest
 from daemon import FIXTURES, Daemon, service
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "stores"))
+import servers  # noqa: E402
 
 MODEL = (FIXTURES / "identity_fp32.onnx").read_bytes()
 
@@ -106,6 +113,114 @@ def test_it_is_there_after_a_restart_without_a_network(daemon, shelf):
     Shelf.broken = True
     daemon.start()
     daemon.wait_for(lambda: node_status(daemon, "flowers") == ["NodeDownloaded"], 30, "still has the model")
+
+
+def cache_command(daemon, *arguments):
+    """`kserved cache` on the daemon's own cache folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KSERVED_")}
+    environment |= {"KSERVED_STORAGE_CACHE": str(daemon.folder / "cache")}
+    words = [daemon.binary, "cache", *arguments]
+    return subprocess.run(words, env=environment, cwd=daemon.folder, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+def pins(daemon):
+    models = json.loads(cache_command(daemon, "list", "-o", "json"))["models"]
+    return [pin for model in models for pin in model["pins"]]
+
+
+def test_a_local_model_outlives_the_daemon_and_a_prune_and_goes_when_its_resource_does(daemon, shelf):
+    daemon.write("edge.yaml", group())
+    daemon.write("flowers.yaml", cache("flowers", f"{shelf}/model.onnx"))
+    daemon.start()
+    daemon.wait_for(lambda: node_status(daemon, "flowers") == ["NodeDownloaded"], 30, "fetches the model")
+    daemon.stop()
+    cache_command(daemon, "prune", "--all")
+    assert pins(daemon) == [f"LocalModelCache/flowers of {daemon.models}"]
+    Shelf.broken = True
+    daemon.write("iris.yaml", service("iris", f"{shelf}/model.onnx"))
+    daemon.start(config="storage: {offline: true}\n")
+    daemon.wait_ready("iris")
+    assert Shelf.asked == ["/model.onnx"]
+    # The resource goes while the service runs ...
+    (daemon.models / "flowers.yaml").unlink()
+
+    def told():
+        return (daemon.condition("iris", "LocalModelDeleted") or {}).get("message", "")
+
+    daemon.wait_for(lambda: "LocalModelCache/flowers was deleted while this service uses its model" in told(), 30, "tells the service")
+    daemon.wait_for(lambda: pins(daemon) == [], 30, "takes the pin away")
+    assert daemon.is_ready("iris"), "and it goes on serving"
+    daemon.stop()
+    assert "removed" in cache_command(daemon, "prune", "--all")
+
+
+def test_a_resource_that_is_removed_while_no_daemon_runs_lets_its_model_go_at_the_next_start(daemon, shelf):
+    daemon.write("edge.yaml", group())
+    daemon.write("flowers.yaml", cache("flowers", f"{shelf}/model.onnx"))
+    daemon.start()
+    daemon.wait_for(lambda: node_status(daemon, "flowers") == ["NodeDownloaded"], 30, "fetches the model")
+    daemon.stop()
+    (daemon.models / "flowers.yaml").unlink()
+    daemon.write("broken.yaml", "kind: [")
+    daemon.start()
+    assert pins(daemon) == [f"LocalModelCache/flowers of {daemon.models}"], "nobody knows what a broken file held"
+    daemon.stop()
+    (daemon.models / "broken.yaml").unlink()
+    daemon.start()
+    daemon.wait_for(lambda: pins(daemon) == [], 30, "takes the pin away")
+
+
+def account(namespace, name, secret, **values):
+    """A service account with one Secret."""
+    metadata = {"name": secret, "namespace": namespace}
+    found = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}, "secrets": [{"name": secret}]}
+    return json.dumps(found) + "\n---\n" + json.dumps(account) + "\n"
+
+
+def test_a_caches_own_account_opens_its_store_and_its_services_need_none(daemon):
+    def answer(request):
+        request.send(*((200, MODEL, "application/octet-stream") if request.headers.get("X-Key") == "sesame" else (403,)))
+
+    with servers.Double(answer) as web:
+        uri = f"{web.address}/model.onnx"
+        daemon.write("edge.yaml", group())
+        daemon.write("flowers.yaml", cache("flowers", uri).replace("nodeGroups:", "serviceAccountName: models, nodeGroups:"))
+        daemon.write("iris.yaml", service("iris", uri))
+        daemon.start()
+        daemon.wait_for(lambda: node_status(daemon, "flowers") == ["NodeDownloadError"], 30, "has no credentials yet")
+        values = {"https-host": "127.0.0.1", "headers": json.dumps({"X-Key": "sesame"})}
+        # Those of the cluster have theirs where KServe runs its download jobs.
+        daemon.write("secret.yaml", account("kserve-localmodel-jobs", "models", "web", **values))
+        daemon.wait_for(lambda: node_status(daemon, "flowers") == ["NodeDownloaded"], 60, "is let in")
+        daemon.wait_ready("iris", within_s=60)
+        assert "sesame" not in daemon.log.read_text()
+    daemon.stop()
+    daemon.start()
+    daemon.wait_ready("iris")
+
+
+def test_a_caches_entry_of_the_storage_secret_opens_its_bucket(daemon, tmp_path):
+    (tmp_path / "bucket" / "iris").mkdir(parents=True)
+    (tmp_path / "bucket" / "iris" / "model.onnx").write_bytes(MODEL)
+    with servers.moto(tmp_path / "moto") as address:
+        key = servers.fill("s3", address, tmp_path / "bucket")
+        entry = {"type": "s3", "bucket": "models", "endpoint_url": address, "region": "us-east-1"}
+        entry |= {"access_key_id": key["id"], "secret_access_key": key["secret"]}
+        stored = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "storage-config", "namespace": "team"}, "stringData": {"minio": json.dumps(entry)}}
+        daemon.write("secret.yaml", json.dumps(stored))
+        daemon.write("edge.yaml", group())
+        of_team = {"kind": "LocalModelNamespaceCache", "more": ", namespace: team"}
+        text = cache("flowers", "s3://models/team/iris", **of_team)
+        daemon.write("flowers.yaml", text.replace("nodeGroups:", "storage: {key: minio}, nodeGroups:"))
+        daemon.write("iris.yaml", service("iris", "s3://models/team/iris/model.onnx", namespace="team"))
+        daemon.start()
+        daemon.wait_for(lambda: node_status(daemon, "flowers", "localmodelnamespacecaches", "team") == ["NodeDownloaded"], 30, "fetches the model")
+        daemon.wait_ready("iris", namespace="team")
+        assert key["secret"] not in daemon.log.read_text()
+    daemon.stop()
+    daemon.start()
+    daemon.wait_ready("iris", namespace="team")
 
 
 def test_a_download_that_failed_is_tried_again(daemon, shelf):

@@ -98,6 +98,11 @@ async fn a_cache_is_fetched_marks_its_services_and_tells_the_node_and_the_group(
     house.remove("models/a-cache.yaml");
     house.until("the node holds nothing", |snapshot| snapshot.get(&node).is_none()).await;
     assert_eq!(house.ask("iris").await.unwrap(), "setosa", "who uses it goes on");
+    let deleted = |status: &InferenceServiceStatus| status.condition(status::LOCAL_MODEL_DELETED).map(|told| told.message.clone());
+    let status = house.until_status("iris", "its service is told", |status| deleted(status).is_some()).await;
+    assert!(deleted(&status).unwrap().starts_with("LocalModelCache/flowers was deleted while this service uses its model"), "{status:?}");
+    house.put("models/a-cache.yaml", &cache("flowers", "flowers", "1Mi"));
+    house.until_status("iris", "it is there again", |status| deleted(status).is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use crate::observe;
 use crate::store::rfc3339;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,6 +64,8 @@ pub struct Pruned {
     pub partials: usize,
     /// Bytes that are free now.
     pub freed_bytes: u64,
+    /// What is left.
+    pub left: Usage,
 }
 
 /// What came of the wish to remove a model.
@@ -204,6 +206,22 @@ impl Cache {
         pins
     }
 
+    /// Every name under which some model is pinned. Blocks.
+    pub(in super::super) fn all_pins(&self) -> BTreeSet<String> {
+        self.pinned_keys().iter().flat_map(|key| self.pins(key)).collect()
+    }
+
+    /// Takes all pins of that name away, but the one of `kept`. Blocks.
+    pub(in super::super) fn unpin_others(&self, by: &str, kept: Option<&str>) -> Result<(), StorageError> {
+        let mut others = self.pinned_keys().into_iter().filter(|key| Some(key.as_str()) != kept);
+        others.try_for_each(|key| self.unpin(&key, by).map(drop))
+    }
+
+    fn pinned_keys(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join("pins")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_key(name)).collect()
+    }
+
     fn pin_path(&self, key: &str, by: &str) -> PathBuf {
         self.root.join("pins").join(key).join(&format!("{:x}", Sha256::digest(by.as_bytes()))[..16])
     }
@@ -248,20 +266,22 @@ impl Cache {
         let mut pruned = Pruned::default();
         self.remove_leftovers(to.partial_age_max, &mut pruned);
         let mut models = self.models()?;
-        let partial = folder_bytes(&self.root.join("partial"));
-        let holds = |models: &[KeptModel], max: u64| distinct_bytes(models) + partial <= max;
-        if to.bytes_max.is_none_or(|max| holds(&models, max)) {
+        let partial_bytes = folder_bytes(&self.root.join("partial"));
+        let left = |models: &[KeptModel]| Usage { models_bytes: distinct_bytes(models), partial_bytes };
+        pruned.left = left(&models);
+        if to.bytes_max.is_none_or(|max| pruned.left.bytes() <= max) {
             return Ok(pruned);
         }
         let candidates: Vec<KeptModel> = models.iter().filter(|model| model.pins.is_empty() && !model.in_use).cloned().collect();
         for model in candidates {
-            if holds(&models, to.bytes_low) {
+            if pruned.left.bytes() <= to.bytes_low {
                 break;
             }
             if let Removal::Removed(freed) = self.remove(&model)? {
                 tracing::info!(uri = model.record.uri, freed, "removed from the cache to make room");
                 observe::cache_evicted();
                 models.retain(|other| other.key != model.key);
+                pruned.left = left(&models);
                 pruned.freed_bytes += freed;
                 pruned.models.push(model);
             }
@@ -314,7 +334,8 @@ fn distinct_bytes(models: &[KeptModel]) -> u64 {
     files.map(|file| (file.sha256.as_str(), file.bytes)).collect::<HashMap<_, _>>().values().sum()
 }
 
-fn folder_bytes(path: &Path) -> u64 {
+/// Bytes of all files at or below a path. Blocks.
+pub(in super::super) fn folder_bytes(path: &Path) -> u64 {
     let Ok(found) = fs::symlink_metadata(path) else { return 0 };
     if !found.is_dir() {
         return found.len();

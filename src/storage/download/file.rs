@@ -3,8 +3,9 @@
 use super::super::source::{Answer, Digest, Refusal, RemoteFile};
 use super::super::{StorageError, disk_error, on_disk};
 use super::body::{Body, Claim, Head, State};
+use super::buffers::{Buffer, Buffers};
 use super::hash::{Hashes, Hashing, Piece};
-use super::{Fetched, Job};
+use super::{Fetched, JUDGED_EVERY, Job};
 use crate::observe;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -14,11 +15,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-/// Bytes gathered before they are handed to the disk.
-const WRITE_BYTES: usize = 256 << 10;
+/// Gathered bytes of a slow source are handed over after that time.
+const GATHER_FOR: Duration = Duration::from_millis(500);
 
 /// The bytes of one answer.
 type Bytestream = BoxStream<'static, Result<Bytes, Refusal>>;
@@ -63,8 +66,9 @@ struct Lane<'b> {
     body: &'b Arc<Body>,
     /// Where the gathered bytes begin.
     from: u64,
-    gathered: Vec<Bytes>,
-    gathered_len: usize,
+    gathered: Option<Buffer>,
+    /// When they began to be gathered.
+    since: Instant,
     writing: Option<JoinHandle<Result<(), StorageError>>>,
 }
 
@@ -99,6 +103,7 @@ impl<'a> FileFetch<'a> {
             let ended = tokio::select! {
                 ended = lanes.next() => ended,
                 () = self.news.notified() => continue,
+                () = tokio::time::sleep(JUDGED_EVERY) => continue,
             };
             match ended {
                 None => return Ok(()),
@@ -113,7 +118,7 @@ impl<'a> FileFetch<'a> {
         let state = self.body.state();
         let worth = state.comes_in_parts(self.job.config.part_bytes) && state.clone().claim(self.job.config.part_bytes).is_some();
         drop(state);
-        if lanes == 0 || lanes >= self.lanes_max.load(Ordering::Relaxed) || !worth {
+        if lanes == 0 || lanes >= self.lanes_max.load(Ordering::Relaxed) || !worth || !self.job.wants_more_requests() {
             return None;
         }
         Arc::clone(&self.job.requests).try_acquire_owned().ok()
@@ -215,13 +220,11 @@ impl<'a> FileFetch<'a> {
                     break;
                 }
                 let room = usize::try_from(claimed.claim.until - at).unwrap_or(usize::MAX);
-                let taken = bytes.split_to(bytes.len().min(room));
-                at += taken.len() as u64;
-                lane.gather(taken);
-            }
-            if lane.gathered_len >= WRITE_BYTES {
-                self.job.check_bound(self.job.bytes_done()).map_err(Stop::Disk)?;
-                self.write(&mut lane, file, place).await?;
+                at += lane.gather(&mut bytes, room, &self.job.buffers) as u64;
+                if lane.is_due() {
+                    self.job.check_bound(self.job.bytes_done()).map_err(Stop::Disk)?;
+                    self.write(&mut lane, file, place).await?;
+                }
             }
         };
         self.write(&mut lane, file, place).await?;
@@ -246,22 +249,20 @@ impl<'a> FileFetch<'a> {
     /// Hands gathered bytes to the hashes, if they are the next ones, and to the disk.
     async fn write(&self, lane: &mut Lane<'_>, file: &Arc<File>, place: &Path) -> Result<(), Stop> {
         self.written(lane).await?;
-        let (from, pieces) = (lane.from, std::mem::take(&mut lane.gathered));
-        let until = from + std::mem::take(&mut lane.gathered_len) as u64;
-        if pieces.is_empty() {
-            return Ok(());
-        }
+        let Some(gathered) = lane.gathered.take() else { return Ok(()) };
+        let gathered = Arc::new(gathered);
+        let (from, until) = (lane.from, lane.from + gathered.bytes().len() as u64);
         lane.from = until;
-        self.hash_memory(from, until, &pieces).await;
+        self.hash_memory(from, until, &gathered).await;
         let (body, file, place, done) = (Arc::clone(lane.body), Arc::clone(file), place.to_owned(), Arc::clone(&self.job.bytes));
+        // The ledger holds the slot: nobody else fetches this model while a write is under way.
         let ledger = Arc::clone(&self.job.ledger);
         lane.writing = Some(tokio::task::spawn_blocking(move || {
-            // The ledger holds the slot: nobody else fetches this model while a write is under way.
-            let _ledger = ledger;
-            write_pieces(&file, from, &pieces).map_err(|error| disk_error(&error, &place))?;
+            file.write_all_at(gathered.bytes(), from).map_err(|error| disk_error(&error, &place))?;
             let new = body.wrote(&place, from, until);
             done.fetch_add(new, Ordering::Relaxed);
             observe::downloaded_bytes(new);
+            ledger.wrote(new);
             Ok(())
         }));
         Ok(())
@@ -276,13 +277,13 @@ impl<'a> FileFetch<'a> {
         Ok(())
     }
 
-    async fn hash_memory(&self, from: u64, until: u64, pieces: &[Bytes]) {
+    async fn hash_memory(&self, from: u64, until: u64, gathered: &Arc<Buffer>) {
         if self.body.state().hashed != from {
             return;
         }
         self.hand_over(|state| {
             let next = state.hashed == from;
-            next.then(|| (Piece::Memory(pieces.to_vec()), until))
+            next.then(|| (Piece::Memory(Arc::clone(gathered)), until))
         })
         .await;
     }
@@ -437,13 +438,22 @@ impl Drop for Claimed<'_> {
 }
 
 impl<'b> Lane<'b> {
-    const fn new(body: &'b Arc<Body>, from: u64) -> Self {
-        Self { body, from, gathered: Vec::new(), gathered_len: 0, writing: None }
+    fn new(body: &'b Arc<Body>, from: u64) -> Self {
+        Self { body, from, gathered: None, since: Instant::now(), writing: None }
     }
 
-    fn gather(&mut self, bytes: Bytes) {
-        self.gathered_len += bytes.len();
-        self.gathered.push(bytes);
+    /// Takes what fits of the first `most` bytes, and tells how many these were.
+    fn gather(&mut self, bytes: &mut Bytes, most: usize, buffers: &Arc<Buffers>) -> usize {
+        let since = &mut self.since;
+        let buffer = self.gathered.get_or_insert_with(|| {
+            *since = Instant::now();
+            buffers.take()
+        });
+        buffer.fill(bytes, most)
+    }
+
+    fn is_due(&self) -> bool {
+        self.gathered.as_ref().is_some_and(Buffer::is_full) || self.since.elapsed() >= GATHER_FOR
     }
 }
 
@@ -454,14 +464,6 @@ impl Tries {
         self.furthest = self.furthest.max(reached);
         self.failures
     }
-}
-
-fn write_pieces(file: &File, mut at: u64, pieces: &[Bytes]) -> std::io::Result<()> {
-    for bytes in pieces {
-        file.write_all_at(bytes, at)?;
-        at += bytes.len() as u64;
-    }
-    Ok(())
 }
 
 fn with_name(refusal: Refusal, shown: &str) -> Refusal {

@@ -2,7 +2,7 @@
 
 use super::super::source::Digest;
 use super::super::{StorageError, disk_error, on_disk};
-use bytes::Bytes;
+use super::buffers::Buffer;
 use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -24,7 +24,7 @@ const READ_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) enum Piece {
     /// Bytes in memory.
-    Memory(Vec<Bytes>),
+    Memory(Arc<Buffer>),
     /// Bytes that were written: from, until.
     Written(u64, u64),
 }
@@ -101,7 +101,7 @@ impl Hashes {
 fn hash_pieces(mut hasher: Hasher, mut inbox: mpsc::Receiver<Piece>, file: &File) -> io::Result<Hashes> {
     while let Some(piece) = inbox.blocking_recv() {
         match piece {
-            Piece::Memory(pieces) => pieces.iter().for_each(|bytes| hasher.take(bytes)),
+            Piece::Memory(gathered) => hasher.take(gathered.bytes()),
             Piece::Written(from, until) => hasher.take_written(file, from, until)?,
         }
     }
@@ -173,7 +173,9 @@ pub fn sha256_of_hex(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::buffers::Buffers;
     use super::*;
+    use bytes::Bytes;
     use std::io::Write;
 
     fn hex(text: &str) -> Vec<u8> {
@@ -192,7 +194,9 @@ mod tests {
         ];
         let read = Arc::new(file.reopen().unwrap());
         let hashing = Hashing::begin(Arc::clone(&read), &wanted, Some(12));
-        hashing.pieces.send(Piece::Memory(vec![Bytes::from_static(b"hel"), Bytes::from_static(b"lo")])).await.unwrap();
+        let mut gathered = Arc::new(Buffers::default()).take();
+        gathered.fill(&mut Bytes::from_static(b"hello"), usize::MAX);
+        hashing.pieces.send(Piece::Memory(Arc::new(gathered))).await.unwrap();
         hashing.pieces.send(Piece::Written(5, 12)).await.unwrap();
         let hashes = hashing.end(file.path()).await.unwrap();
         assert_eq!(wanted.map(|digest| hashes.differs(&digest)), [None, None, None]);

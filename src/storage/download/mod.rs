@@ -2,6 +2,7 @@
 //! stopped, by this daemon or the next, and each hashed before anybody sees it.
 
 mod body;
+mod buffers;
 mod file;
 mod hash;
 mod ledger;
@@ -23,6 +24,7 @@ use super::source::{Digest, Listing, Refusal, RemoteFile, Source};
 use super::{OnProgress, Progress, StorageError, on_disk};
 use crate::observe;
 use body::Body;
+use buffers::Buffers;
 use file::FileFetch;
 use futures::{StreamExt, TryStreamExt};
 use ledger::Ledger;
@@ -42,6 +44,12 @@ const SAFE_EVERY: Duration = Duration::from_millis(500);
 const SAFE_SHARE: u32 = 4;
 /// Listing may take several requests, each of which may take as long as a download may stall.
 const LIST_PATIENCE: u32 = 10;
+/// Requests beside each other that a fast link needs, and those that are enough to see whether it is one.
+const FEW_REQUESTS: usize = 4;
+/// Bytes per second of each request from which on more of them bring nothing but buffers to fill.
+const FAST_REQUEST: u64 = 16 << 20;
+/// Until the speed of a request is judged, and judged again.
+const JUDGED_EVERY: Duration = Duration::from_secs(1);
 /// Between two reports of progress.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -80,8 +88,13 @@ struct Job<'a> {
     ledger: Arc<Ledger>,
     folder: PathBuf,
     requests: Arc<Semaphore>,
+    buffers: Arc<Buffers>,
     /// Bytes of all files that were written.
     bytes: Arc<AtomicU64>,
+    /// When it began.
+    began: Instant,
+    /// Bytes that were here then.
+    begun: u64,
     files_done: AtomicUsize,
     /// Digests that came with the bytes, by file.
     told: HashMap<String, Mutex<Option<Digest>>>,
@@ -103,8 +116,9 @@ pub(super) async fn download(
     check(listing, source, &manner, slot.partial())?;
     let (files, folder) = (listing.files.clone(), slot.partial().to_owned());
     let (ledger, bodies) = on_disk(move || Ledger::open(slot, &files)).await?;
-    let job = Job::new(source, manner, Arc::clone(&ledger), folder, listing);
-    job.bytes.store(bodies.iter().map(|body| body.state().written.bytes()).sum(), Ordering::Relaxed);
+    let mut job = Job::new(source, manner, Arc::clone(&ledger), folder, listing);
+    job.begun = bodies.iter().map(|body| body.state().written.bytes()).sum();
+    job.bytes.store(job.begun, Ordering::Relaxed);
     job.check_free(missing(listing, &bodies))?;
     let _kept = KeptOnDrop(Arc::clone(&ledger));
     let fetched = job.run(listing, bodies, progress).await;
@@ -167,7 +181,10 @@ impl<'a> Job<'a> {
             ledger,
             folder,
             requests: Arc::new(Semaphore::new(manner.config.parts_in_flight_max.max(1))),
+            buffers: Arc::default(),
             bytes: Arc::default(),
+            began: Instant::now(),
+            begun: 0,
             files_done: AtomicUsize::new(0),
             told: listing.files.iter().map(|file| (file.path.clone(), Mutex::new(None))).collect(),
         }
@@ -218,6 +235,12 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Whether one request more beside those under way may bring the bytes sooner.
+    fn wants_more_requests(&self) -> bool {
+        let at_once = self.config.parts_in_flight_max.max(1).saturating_sub(self.requests.available_permits());
+        more_bring_more(at_once, self.bytes_done().saturating_sub(self.begun), self.began.elapsed())
+    }
+
     fn bytes_done(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -238,6 +261,16 @@ impl<'a> Job<'a> {
     fn check_free(&self, missing: u64) -> Result<(), StorageError> {
         disk::check_free(&self.folder, missing)
     }
+}
+
+/// Whether one request more helps beside so many that brought so much: on a fast link each fills it alone, and the buffers of many
+/// only cost memory.
+fn more_bring_more(at_once: usize, bytes: u64, elapsed: Duration) -> bool {
+    if at_once < FEW_REQUESTS {
+        return true;
+    }
+    let of_each = u128::from(bytes) * 1000 / elapsed.as_millis().max(1) / at_once as u128;
+    elapsed >= JUDGED_EVERY && of_each < u128::from(FAST_REQUEST)
 }
 
 /// What is told of a download, and when it was last told.

@@ -62,6 +62,15 @@ async fn a_large_file_comes_in_parts_and_each_byte_once() {
     assert!(asked.contains(&("m".to_owned(), 4000, Some(8000))) && asked.contains(&("m".to_owned(), 48_000, None)), "{asked:?}");
 }
 
+#[test]
+fn a_slow_link_gets_more_requests_and_a_fast_one_does_not() {
+    let after = |at_once, mib: u64, ms| more_bring_more(at_once, mib << 20, Duration::from_millis(ms));
+    assert!(after(3, 1000, 1000), "a few come in any case");
+    assert!(!after(4, 0, 900), "nothing is known yet");
+    assert!(after(4, 50, 1000) && after(7, 1000, 10_000));
+    assert!(!after(4, 700, 1000) && !after(4, 64, 1000));
+}
+
 #[tokio::test]
 async fn many_files_come_at_once_each_as_it_is() {
     let names: Vec<String> = (0..200).map(|number| format!("d{}/f{number}", number % 7)).collect();

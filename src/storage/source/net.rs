@@ -222,7 +222,8 @@ impl Net {
         let mut builder = Client::builder()
             .user_agent(concat!("kserved/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.connect_timeout)
-            .read_timeout(self.stall_timeout)
+            // Later than a download looks for it, which has better words.
+            .read_timeout(self.stall_timeout + Duration::from_secs(1))
             .redirect(redirect::Policy::none())
             .dns_resolver(Arc::new(Checked { rules: Arc::clone(&self.rules), private }))
             // Parts that are fetched side by side want connections of their own.
