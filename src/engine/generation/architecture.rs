@@ -1,5 +1,6 @@
 //! The shape of a decoder: what its families have in common, and what tells them apart.
 
+use super::decoder::StoreShape;
 use super::kernels::Activation;
 
 /// All that decides how a decoder computes, but for its weights.
@@ -159,10 +160,10 @@ impl Architecture {
         self.kv_heads * self.head_dimensions
     }
 
-    /// Bytes of the keys and values of one token, as they are remembered.
+    /// The keys and values of one token, as they are remembered.
     #[must_use]
-    pub const fn kv_bytes_per_token(&self) -> usize {
-        self.layers * 2 * self.kv_width() * size_of::<u16>()
+    pub const fn store_shape(&self) -> StoreShape {
+        StoreShape { layers: self.layers, kv_heads: self.kv_heads, dimensions: self.head_dimensions }
     }
 }
 

@@ -12,7 +12,14 @@ pub(super) fn check(request: &GenerateRequest, info: &GeneratorInfo, config: &Ge
     if prompt == 0 {
         return Err("the prompt is empty".to_owned());
     }
-    if prompt >= info.context_length {
+    if info.encoder_decoder {
+        if prompt > info.context_length {
+            return Err(format!("this model's maximum prompt length is {} tokens; the prompt has {prompt}", info.context_length));
+        }
+        if request.prompt_logprobs.is_some() {
+            return Err("this model reads its prompt with an encoder, which gives its tokens no log-probabilities".to_owned());
+        }
+    } else if prompt >= info.context_length {
         return Err(format!(
             "this model's maximum context length is {} tokens; the prompt has {prompt} and leaves no room for an answer",
             info.context_length

@@ -23,6 +23,8 @@ mod scatter;
 mod scheduler;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod steps;
+mod t5;
 mod team;
 pub mod tensors;
 mod text_stream;
@@ -32,7 +34,7 @@ pub mod weights;
 pub use architecture::{Architecture, Rope};
 pub use config::GenerationConfig;
 pub use events::{Event, EventSink, FinishReason, Finished, Generation, Logprobs, SubmitError, Token, TokenLogprob, Usage, generation};
-pub use folder::{FolderFiles, load_folder};
+pub use folder::{FolderFiles, has_encoder, load_folder};
 pub use grammar::{Constraint, GrammarError, GrammarLimits, Grammars};
 pub use model::load_gguf;
 pub use request::{Allowed, GenerateRequest, Sampling, TokenMask};
@@ -77,7 +79,7 @@ pub trait Turns: Send + Sync + std::fmt::Debug {
 /// What a door needs to know of a language model.
 #[derive(Debug, Clone, Default)]
 pub struct GeneratorInfo {
-    /// Tokens of prompt and answer together, at most.
+    /// Tokens of prompt and answer together, at most; where an encoder reads the prompt, of each of both.
     pub context_length: usize,
     /// Logits of one step: token ids are below it. The tokenizer may know fewer.
     pub vocabulary: usize,
@@ -91,6 +93,16 @@ pub struct GeneratorInfo {
     pub eos_token: Option<String>,
     /// Tokens that end an answer, from the model's own settings.
     pub eos_ids: Vec<u32>,
+    /// The token that an answer begins with where an encoder reads the prompt; it is not shown.
+    pub decoder_start: u32,
     /// The sampling that the model's makers recommend (`generation_config.json`); a door may take it where a request is silent.
     pub recommended: Sampling,
+}
+
+impl GeneratorInfo {
+    /// Tokens that an answer to a prompt of so many tokens may have.
+    #[must_use]
+    pub const fn room(&self, prompt: usize) -> usize {
+        if self.encoder_decoder { self.context_length.saturating_sub(1) } else { self.context_length.saturating_sub(prompt) }
+    }
 }

@@ -2,9 +2,12 @@
 
 use super::architecture::Architecture;
 use super::config::GenerationConfig;
-use super::decoder::{Decoder, Names, Runner, Store};
+use super::decoder::{Decoder, Names, Runner, Store, StoreShape};
 use super::kernels::BLOCK_TOKENS;
 use super::scheduler::{self, Inbox, Parts};
+use super::steps::{Continues, Steps};
+use super::t5;
+use super::team::Team;
 use super::weights::Source;
 use super::{GenerateRequest, Generation, Generator, GeneratorInfo, SubmitError, TextTokenizer, Turns, check, gguf, tensors};
 use crate::engine::{Cancel, Engine, EngineError, LoadError, LoadOptions, LoadedModel};
@@ -18,11 +21,18 @@ use std::thread::JoinHandle;
 /// What a model is made of, however it was stored.
 pub(super) struct Ingredients {
     pub(super) source: Arc<dyn Source + Send + Sync>,
-    pub(super) names: Names,
-    pub(super) architecture: Architecture,
+    pub(super) kind: Kind,
     pub(super) tokenizer: TextTokenizer,
     pub(super) info: GeneratorInfo,
     pub(super) platform: &'static str,
+}
+
+/// How a model computes.
+pub(super) enum Kind {
+    /// It continues its prompt.
+    Decoder(Names, Architecture),
+    /// An encoder reads the prompt.
+    T5(t5::Shape),
 }
 
 /// Loads a GGUF file.
@@ -51,7 +61,7 @@ pub fn load_gguf(
     };
     let source = Arc::clone(&file) as Arc<dyn Source + Send + Sync>;
     let tokenizer = vocabulary.tokenizer;
-    let ingredients = Ingredients { source, names: Names::Gguf, architecture, tokenizer, info, platform: "kserved_gguf" };
+    let ingredients = Ingredients { source, kind: Kind::Decoder(Names::Gguf, architecture), tokenizer, info, platform: "kserved_gguf" };
     start(ingredients, context_wanted, options, config).map_err(refuse)
 }
 
@@ -62,54 +72,91 @@ pub(super) fn start(
     options: &LoadOptions,
     config: &GenerationConfig,
 ) -> Result<Arc<dyn LoadedModel>, String> {
-    let Ingredients { source, names, architecture, tokenizer, mut info, platform } = ingredients;
-    let thread = |error: std::io::Error| format!("no thread for it: {error}");
-    let mut runner = Runner::new(options.step_threads.max(1)).map_err(thread)?;
-    let decoder = Decoder::load(source, architecture, names, &mut |count, work| runner.team().run(count, work))?;
+    let Ingredients { source, kind, tokenizer, mut info, platform } = ingredients;
     let wanted = context_wanted.or(Some(config.context_tokens_max).filter(|&tokens| tokens > 0));
-    let shape = decoder.architecture();
-    let blocks = blocks_of(shape, wanted.unwrap_or(shape.context), config)?;
-    // One block more than a context fills, so that the longest answer can always be written.
-    info.context_length = wanted.unwrap_or(shape.context).min((blocks - 1) * BLOCK_TOKENS);
-    info.vocabulary = decoder.vocabulary();
-    let store = Store::new(shape, blocks);
-    let kv_bytes = (blocks * Store::block_bytes(shape)) as u64;
-    let (info, tokenizer, inbox) = (Arc::new(info), Arc::new(tokenizer), Arc::new(Inbox::default()));
-    let parts = Parts {
-        inbox: Arc::clone(&inbox),
-        info: Arc::clone(&info),
-        tokenizer: Arc::clone(&tokenizer),
-        config: config.clone(),
-        decoder,
-        runner,
-        store,
+    let threads = options.step_threads.max(1);
+    let (model, room) = match kind {
+        Kind::Decoder(names, architecture) => decoder(source, names, architecture, wanted, threads, config)?,
+        Kind::T5(shape) => t5(source, shape, wanted, threads, config)?,
     };
+    info.context_length = room.context;
+    info.vocabulary = model.vocabulary();
+    let (info, tokenizer, inbox) = (Arc::new(info), Arc::new(tokenizer), Arc::new(Inbox::default()));
+    let parts =
+        Parts { inbox: Arc::clone(&inbox), info: Arc::clone(&info), tokenizer: Arc::clone(&tokenizer), config: config.clone(), model };
     let thread_of = std::thread::Builder::new().name("generation".to_owned());
-    let thread = thread_of.spawn(move || scheduler::run(parts)).map_err(thread)?;
+    let thread = thread_of.spawn(move || scheduler::run(parts)).map_err(|error| no_thread(&error))?;
+    let metadata = Arc::new(metadata(platform, info.encoder_decoder));
     let generator = Arc::new(TextGenerator { info, tokenizer, inbox, config: config.clone(), thread: Some(thread) });
-    Ok(Arc::new(LanguageModel { metadata: Arc::new(metadata(platform)), generator, kv_bytes }))
+    Ok(Arc::new(LanguageModel { metadata, generator, kv_bytes: room.bytes }))
 }
 
-/// Blocks within the bound, and no more than all running answers can fill.
-fn blocks_of(shape: &Architecture, context: usize, config: &GenerationConfig) -> Result<usize, String> {
-    let allowed = usize::try_from(config.kv_bytes_max).unwrap_or(usize::MAX) / Store::block_bytes(shape);
-    let useful = context.div_ceil(BLOCK_TOKENS).saturating_add(1).saturating_mul(config.running_max.max(1));
-    let blocks = allowed.min(useful);
-    if blocks < 2 {
-        let needed = 2 * Store::block_bytes(shape);
-        return Err(format!("its keys and values need {needed} bytes at least\n\nhint: raise `generation.kv_bytes_max`"));
+fn no_thread(error: &std::io::Error) -> String {
+    format!("no thread for it: {error}")
+}
+
+fn decoder(
+    source: Arc<dyn Source + Send + Sync>,
+    names: Names,
+    architecture: Architecture,
+    wanted: Option<usize>,
+    threads: usize,
+    config: &GenerationConfig,
+) -> Result<(Box<dyn Steps>, Room), String> {
+    let mut runner = Runner::new(threads).map_err(|error| no_thread(&error))?;
+    let decoder = Decoder::load(source, architecture, names, &mut |count, work| runner.team().run(count, work))?;
+    let shape = decoder.architecture();
+    let room = Room::new(shape.store_shape(), 1, wanted.unwrap_or(shape.context), config)?;
+    let store = Store::new(shape.store_shape(), room.blocks);
+    Ok((Box::new(Continues { decoder, runner, store }), room))
+}
+
+fn t5(
+    source: Arc<dyn Source + Send + Sync>,
+    shape: t5::Shape,
+    wanted: Option<usize>,
+    threads: usize,
+    config: &GenerationConfig,
+) -> Result<(Box<dyn Steps>, Room), String> {
+    let room = Room::new(shape.store_shape(), 2, wanted.unwrap_or(shape.context), config)?;
+    let loaded = t5::Loaded::new(source, shape, Team::new(threads).map_err(|error| no_thread(&error))?)?;
+    Ok((Box::new(loaded.with_room(room.blocks, room.context)), room))
+}
+
+/// Room for keys and values.
+struct Room {
+    blocks: usize,
+    /// Tokens that a prompt and its answer have together, or each of them where there are two texts.
+    context: usize,
+    bytes: u64,
+}
+
+impl Room {
+    /// Blocks within the bound, and no more than all running answers can fill. A sequence is of so many `texts`, each as long as
+    /// the context.
+    fn new(shape: StoreShape, texts: usize, context: usize, config: &GenerationConfig) -> Result<Self, String> {
+        let allowed = usize::try_from(config.kv_bytes_max).unwrap_or(usize::MAX) / shape.block_bytes();
+        let of_a_sequence = context.div_ceil(BLOCK_TOKENS).saturating_mul(texts).saturating_add(1);
+        let blocks = allowed.min(of_a_sequence.saturating_mul(config.running_max.max(1)));
+        if blocks < 1 + texts {
+            let needed = (1 + texts) * shape.block_bytes();
+            return Err(format!("its keys and values need {needed} bytes at least\n\nhint: raise `generation.kv_bytes_max`"));
+        }
+        // One block more than a sequence fills, so that the longest answer can always be written.
+        let context = context.min((blocks - 1) / texts * BLOCK_TOKENS);
+        Ok(Self { blocks, context, bytes: (blocks * shape.block_bytes()) as u64 })
     }
-    Ok(blocks)
 }
 
-fn metadata(platform: &str) -> ModelMetadata {
+fn metadata(platform: &str, encoder_decoder: bool) -> ModelMetadata {
     let text = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Bytes, shape: vec![-1], optional: false };
     ModelMetadata {
         platform: platform.to_owned(),
         inputs: vec![text(tensors::INPUT)],
         outputs: vec![text(tensors::OUTPUT)],
         any_input_name: true,
-        abilities: vec![Ability::Completions, Ability::ChatCompletions],
+        // A model that turns one text into another holds no conversation, as in KServe's server.
+        abilities: if encoder_decoder { vec![Ability::Completions] } else { vec![Ability::Completions, Ability::ChatCompletions] },
         ..ModelMetadata::default()
     }
 }
@@ -185,11 +232,11 @@ impl Generator for TextGenerator {
 
     fn submit(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
         check::check(&request, &self.info, &self.config).map_err(SubmitError::Invalid)?;
-        let room = self.info.context_length - request.prompt.len();
+        let room = self.info.room(request.prompt.len());
         let tokens = request.max_tokens.unwrap_or(room).min(room);
         // The prompt, then tokens and an end for each choice.
         let (sink, generation) = super::generation(1 + request.choices * (tokens + 1));
-        self.inbox.submit(request, sink, self.info.context_length, &self.config)?;
+        self.inbox.submit(request, sink, &self.info, &self.config)?;
         Ok(generation)
     }
 

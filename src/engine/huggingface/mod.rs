@@ -205,15 +205,14 @@ impl HuggingFaceLoader {
     fn writer(&self, found: Found, task: Task, flags: &Flags, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let folder = match found {
             Found::Gguf(path) => return generation::load_gguf(&path, flags.max_model_len, options, &self.generation),
-            Found::Folder(_) if task == Task::Text2TextGeneration => {
-                return Err(LoadError::InvalidModel(format!("task `{task}` is not served: decoders of task `text_generation` are")));
-            }
             Found::Folder(folder) => folder,
         };
+        let config = folder.required_json("config.json")?;
+        check_task(task, &config)?;
         let json = |name: &str| folder.json(name).map(Option::unwrap_or_default);
         let weights = folder.names().iter().filter(|name| name.ends_with(".safetensors")).map(|name| folder.path(name)).collect();
         let files = FolderFiles {
-            config: folder.required_json("config.json")?,
+            config,
             tokenizer: folder.tokenizer_bytes("tokenizer.json")?,
             tokenizer_config: json("tokenizer_config.json")?,
             generation_config: json("generation_config.json")?,
@@ -222,6 +221,13 @@ impl HuggingFaceLoader {
         };
         generation::load_folder(&files, flags.max_model_len, options, &self.generation)
     }
+}
+
+/// Whether a model does what it is asked for: one with an encoder turns one text into another, one without continues a text.
+fn check_task(task: Task, config: &Value) -> Result<(), LoadError> {
+    let kind = config["model_type"].as_str().unwrap_or_default();
+    let is = if generation::has_encoder(config) { Task::Text2TextGeneration } else { Task::TextGeneration };
+    if task == is { Ok(()) } else { Err(LoadError::InvalidModel(format!("a model of type `{kind}` is for task `{is}`, not `{task}`"))) }
 }
 
 /// `--task`, else what the architecture says; a GGUF file makes text.

@@ -34,7 +34,9 @@ const NAMES: [(&str, Task); 7] = [
 ];
 
 /// Ends of architecture names. The longer ones come first where one is the end of another.
-const ENDS: [(&str, Task); 8] = [
+const ENDS: [(&str, Task); 9] = [
+    // It reads pictures too; its text part continues texts.
+    ("Gemma3ForConditionalGeneration", Task::TextGeneration),
     ("ForSequenceClassification", Task::SequenceClassification),
     ("ForTokenClassification", Task::TokenClassification),
     ("ForMaskedLM", Task::FillMask),
@@ -111,6 +113,7 @@ mod tests {
             ("BertModel", 2, Task::TextEmbedding),
             ("LlamaForCausalLM", 2, Task::TextGeneration),
             ("T5ForConditionalGeneration", 2, Task::Text2TextGeneration),
+            ("Gemma3ForConditionalGeneration", 2, Task::TextGeneration),
         ] {
             assert_eq!(Task::of_architecture(architecture, labels), Ok(task), "{architecture}");
         }

@@ -15,7 +15,7 @@ const TASKS_PER_THREAD: usize = 6;
 
 /// What matrices multiply: rows of plain numbers, and the same as groups where a matrix wants them.
 #[derive(Debug, Default)]
-pub(super) struct Input {
+pub(in crate::engine::generation) struct Input {
     columns: usize,
     plain: Vec<f32>,
     groups: Vec<Group>,
@@ -24,7 +24,7 @@ pub(super) struct Input {
 
 impl Input {
     /// Takes rows of numbers over.
-    pub(super) fn take(&mut self, team: &mut Team, level: Level, numbers: &[f32], columns: usize, quantised: bool) {
+    pub(in crate::engine::generation) fn take(&mut self, team: &mut Team, level: Level, numbers: &[f32], columns: usize, quantised: bool) {
         (self.columns, self.tokens) = (columns, numbers.len() / columns);
         if !quantised {
             self.plain.clear();
@@ -57,14 +57,14 @@ impl Input {
 
 /// One matrix, and where its results begin in a row of the output.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Job<'a> {
-    pub(super) matrix: &'a Matrix,
-    pub(super) offset: usize,
+pub(in crate::engine::generation) struct Job<'a> {
+    pub(in crate::engine::generation) matrix: &'a Matrix,
+    pub(in crate::engine::generation) offset: usize,
 }
 
 impl<'a> Job<'a> {
     /// A matrix whose results lie behind those of the one before.
-    pub(super) const fn behind(matrix: &'a Matrix, offset: &mut usize) -> Self {
+    pub(in crate::engine::generation) const fn behind(matrix: &'a Matrix, offset: &mut usize) -> Self {
         let start = *offset;
         *offset += matrix.rows();
         Self { matrix, offset: start }
@@ -79,7 +79,15 @@ struct Task<'a> {
 }
 
 /// Multiplies the input with all matrices; row `t` of `out` has `stride` numbers. With `add`, results are added to what is there.
-pub(super) fn multiply(team: &mut Team, level: Level, input: &Input, jobs: &[Job<'_>], out: &mut [f32], stride: usize, add: bool) {
+pub(in crate::engine::generation) fn multiply(
+    team: &mut Team,
+    level: Level,
+    input: &Input,
+    jobs: &[Job<'_>],
+    out: &mut [f32],
+    stride: usize,
+    add: bool,
+) {
     if input.tokens == 0 {
         return;
     }

@@ -3,12 +3,13 @@
 //! Tokens of all sequences lie packed one behind the other; each weight is read once a step for all of them. Sequences meet
 //! nowhere but there: a token's numbers are the same whatever else is in the step.
 
-mod linear;
+pub(super) mod linear;
 mod store;
 mod turn;
 mod weights;
 
-pub use store::{Segment, Store};
+pub(super) use store::places;
+pub use store::{ReadText, Segment, Store, StoreShape};
 pub use weights::{Decoder, Names};
 
 use super::architecture::Architecture;
@@ -20,7 +21,7 @@ use turn::Turns;
 use weights::Layer;
 
 /// Tokens that go through a task of work between matrices.
-const TOKENS_PER_TASK: usize = 4;
+pub(super) const TOKENS_PER_TASK: usize = 4;
 
 /// A decoder with its threads and the room that its steps need.
 #[derive(Debug)]
@@ -55,6 +56,12 @@ impl Runner {
     /// Its threads.
     pub fn team(&mut self) -> &mut Team {
         &mut self.team
+    }
+
+    /// How many those are.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.team.threads()
     }
 
     /// Runs one step. `segments` say which sequence, which positions and which tokens; the keys and values of all their
@@ -196,7 +203,7 @@ impl Work {
 }
 
 /// Runs something for each row of the output, a few rows a task.
-fn each_row(team: &mut Team, out: &mut [f32], width: usize, rows: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+pub(super) fn each_row(team: &mut Team, out: &mut [f32], width: usize, rows: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
     let out = Scatter::new(out);
     team.run(rows.div_ceil(TOKENS_PER_TASK), &|task| {
         for row in task * TOKENS_PER_TASK..((task + 1) * TOKENS_PER_TASK).min(rows) {
@@ -237,11 +244,12 @@ fn attend(team: &mut Team, level: Level, step: &Step<'_>, store: &Store, qkv: &[
         let attention = Attention {
             dimensions,
             store: store.numbers(),
-            blocks: tile.blocks,
+            blocks: tile.segment.blocks,
             block_stride: store.block_stride(),
             offset: store.offset(step.index, head),
             ranges: &ranges[..count],
             soft_cap: architecture.attention_cap,
+            biases: &[],
         };
         kernels::attend(level, &attention, &queries[..count * dimensions], &mut results[..count * dimensions]);
         for token in 0..tile.tokens {
@@ -255,25 +263,25 @@ fn attend(team: &mut Team, level: Level, step: &Step<'_>, store: &Store, qkv: &[
 }
 
 /// Numbers of a head at most; [`Decoder`] refuses more.
-const HEAD_MAX: usize = 256;
+pub(super) const HEAD_MAX: usize = 256;
 
 /// A few tokens of one segment.
-struct Tile<'a> {
+pub(super) struct Tile<'a> {
     /// The first one's row among all tokens.
-    row: usize,
+    pub(super) row: usize,
     /// Its position in its sequence.
-    position: usize,
-    tokens: usize,
-    blocks: &'a [u32],
+    pub(super) position: usize,
+    pub(super) tokens: usize,
+    pub(super) segment: &'a Segment<'a>,
 }
 
-fn tiles<'a>(segments: &'a [Segment<'a>], tokens_at_once: usize) -> Vec<Tile<'a>> {
+pub(super) fn tiles<'a>(segments: &'a [Segment<'a>], tokens_at_once: usize) -> Vec<Tile<'a>> {
     let (mut tiles, mut row) = (Vec::new(), 0);
     for segment in segments {
         let count = segment.tokens.len();
         for first in (0..count).step_by(tokens_at_once) {
             let tokens = tokens_at_once.min(count - first);
-            tiles.push(Tile { row: row + first, position: segment.position + first, tokens, blocks: segment.blocks });
+            tiles.push(Tile { row: row + first, position: segment.position + first, tokens, segment });
         }
         row += count;
     }

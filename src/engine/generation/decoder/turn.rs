@@ -1,13 +1,11 @@
 //! Queries and keys before attention: biases, norms of heads, turning by position; then keys and values go to the store.
 
-use super::store::{Segment, Store};
+use super::store::{self, Segment, Store};
 use super::{Step, TOKENS_PER_TASK};
 use crate::engine::generation::architecture::{Architecture, Rope};
-use crate::engine::generation::kernels::{self, BLOCK_TOKENS, Level};
+use crate::engine::generation::kernels::{self, Level};
 use crate::engine::generation::scatter::Scatter;
 use crate::engine::generation::team::Team;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 /// Sines and cosines of a step's positions.
 #[derive(Debug)]
@@ -70,10 +68,9 @@ impl Table {
 pub(super) fn turn_and_store(team: &mut Team, level: Level, step: &Step<'_>, store: &mut Store, turns: &Turns, qkv: &mut [f32]) {
     let architecture = &step.decoder.architecture;
     let width = architecture.query_width() + 2 * architecture.kv_width();
-    let places = places(step.segments);
+    let places = store::places(step.segments);
     let table = turns.of(step.windowed);
-    let slots =
-        Slots { stride: store.block_stride(), starts: (0..architecture.kv_heads).map(|head| store.offset(step.index, head)).collect() };
+    let slots = store.slots(step.index);
     let (qkv, numbers) = (Scatter::new(qkv), Scatter::new(store.numbers_mut()));
     team.run(step.tokens.div_ceil(TOKENS_PER_TASK), &|task| {
         let first = task * TOKENS_PER_TASK;
@@ -82,19 +79,9 @@ pub(super) fn turn_and_store(team: &mut Team, level: Level, step: &Step<'_>, sto
             // SAFETY: each token belongs to one task, and each task runs once.
             let row = unsafe { qkv.part(token * width..(token + 1) * width) };
             make_ready(level, step, table, token, row);
-            remember(architecture, &slots, place, &row[architecture.query_width()..], &numbers);
+            slots.remember(place, row[architecture.query_width()..].split_at(architecture.kv_width()), &numbers);
         }
     });
-}
-
-/// Block and slot of each token of a step.
-fn places(segments: &[Segment<'_>]) -> Vec<(u32, usize)> {
-    let mut places = Vec::new();
-    for segment in segments {
-        let positions = segment.position..segment.position + segment.tokens.len();
-        places.extend(positions.map(|position| (segment.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS)));
-    }
-    places
 }
 
 fn make_ready(level: Level, step: &Step<'_>, table: &Table, token: usize, row: &mut [f32]) {
@@ -118,44 +105,4 @@ fn make_ready(level: Level, step: &Step<'_>, table: &Table, token: usize, row: &
     for number in queries {
         *number *= architecture.query_scale;
     }
-}
-
-/// Where the heads of a layer lie in a block.
-struct Slots {
-    stride: usize,
-    starts: Vec<usize>,
-}
-
-fn remember(architecture: &Architecture, slots: &Slots, (block, slot): (u32, usize), keys_and_values: &[f32], numbers: &Scatter<'_, u16>) {
-    let dimensions = architecture.head_dimensions;
-    let mut halves = [f16::ZERO; super::HEAD_MAX];
-    let (keys, values) = keys_and_values.split_at(architecture.kv_width());
-    for (head, start) in slots.starts.iter().enumerate() {
-        let start = block as usize * slots.stride + start;
-        let halves = &mut halves[..dimensions];
-        to_halves(&keys[head * dimensions..][..dimensions], halves);
-        for (dimension, half) in halves.iter().enumerate() {
-            let at = start + dimension * BLOCK_TOKENS + slot;
-            #[expect(unsafe_code, reason = "threads write to one buffer")]
-            // SAFETY: a token's slot of its block belongs to the task of the token alone; no other sequence writes to the block.
-            let slot = unsafe { numbers.part(at..at + 1) };
-            slot[0] = half.to_bits();
-        }
-        to_halves(&values[head * dimensions..][..dimensions], halves);
-        let at = start + (BLOCK_TOKENS + slot) * dimensions;
-        #[expect(unsafe_code, reason = "threads write to one buffer")]
-        // SAFETY: as above.
-        let out = unsafe { numbers.part(at..at + dimensions) };
-        out.copy_from_slice(bytemuck::cast_slice(halves));
-    }
-}
-
-/// The nearest half-precision numbers; what is too large becomes the largest, so that nothing remembered is infinite.
-fn to_halves(numbers: &[f32], halves: &mut [f16]) {
-    const LARGEST: f32 = 65504.0;
-    let mut clamped = [0.0_f32; super::HEAD_MAX];
-    for (clamped, number) in clamped.iter_mut().zip(numbers) {
-        *clamped = number.clamp(-LARGEST, LARGEST);
-    }
-    halves.convert_from_f32_slice(&clamped[..numbers.len()]);
 }

@@ -5,8 +5,8 @@ mod safetensors;
 
 use super::config::GenerationConfig;
 use super::decoder::Names;
-use super::model::{Ingredients, start};
-use super::{GeneratorInfo, Sampling, TextTokenizer};
+use super::model::{Ingredients, Kind, start};
+use super::{GeneratorInfo, Sampling, TextTokenizer, t5};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
 use safetensors::SafetensorsFiles;
 use serde_json::Value;
@@ -32,7 +32,13 @@ pub struct FolderFiles {
     pub weights: Vec<PathBuf>,
 }
 
-/// Loads a decoder out of a folder.
+/// Whether a model reads its prompt with an encoder, by its `config.json`.
+#[must_use]
+pub fn has_encoder(config: &Value) -> bool {
+    config["model_type"] == "t5"
+}
+
+/// Loads a decoder or a T5 out of a folder.
 ///
 /// # Errors
 /// `InvalidModel` that names the file and what in it is wrong or not supported.
@@ -43,13 +49,26 @@ pub fn load_folder(
     config: &GenerationConfig,
 ) -> Result<Arc<dyn LoadedModel>, LoadError> {
     let of = |file: &'static str| move |sentence: String| LoadError::InvalidModel(format!("{file}: {sentence}"));
-    let architecture = architecture::architecture(&files.config).map_err(of("config.json"))?;
+    let (kind, start_token) = kind(&files.config).map_err(of("config.json"))?;
     let tokenizer = Tokenizer::from_bytes(&files.tokenizer).map_err(|error| of("tokenizer.json")(error.to_string()))?;
     let tokenizer = TextTokenizer::new(tokenizer);
-    let info = info(files, &tokenizer);
+    let mut info = info(files, &tokenizer);
+    if let Some(token) = start_token {
+        (info.encoder_decoder, info.decoder_start) = (true, token);
+    }
     let source = Arc::new(SafetensorsFiles::open(&files.weights).map_err(LoadError::InvalidModel)?);
-    let ingredients = Ingredients { source, names: Names::HuggingFace, architecture, tokenizer, info, platform: "kserved_huggingface" };
+    let ingredients = Ingredients { source, kind, tokenizer, info, platform: "kserved_huggingface" };
     start(ingredients, context_wanted, options, config).map_err(of("model.safetensors"))
+}
+
+/// The shape, and the token that answers begin with where an encoder reads the prompt.
+fn kind(config: &Value) -> Result<(Kind, Option<u32>), String> {
+    if !has_encoder(config) {
+        return Ok((Kind::Decoder(Names::HuggingFace, architecture::architecture(config)?), None));
+    }
+    let shape = t5::Shape::read(config)?;
+    let start = shape.start;
+    Ok((Kind::T5(shape), Some(start)))
 }
 
 fn info(files: &FolderFiles, tokenizer: &TextTokenizer) -> GeneratorInfo {

@@ -32,6 +32,8 @@ pub struct Attention<'a> {
     pub ranges: &'a [(usize, usize)],
     /// Replaces a score by `cap * tanh(score / cap)`; 0: does not.
     pub soft_cap: f32,
+    /// For each query, what is added to its score at each position from 0 on; empty: nothing is.
+    pub biases: &'a [&'a [f32]],
 }
 
 impl Attention<'_> {
@@ -64,10 +66,13 @@ fn padded<V: Lanes, const Q: usize>(attention: &Attention<'_>, queries: &[f32], 
     }
     let mut ranges = [attention.ranges[0]; QUERIES_MAX];
     ranges[..count].copy_from_slice(attention.ranges);
+    let mut biases: [&[f32]; QUERIES_MAX] = [&[]; QUERIES_MAX];
+    biases[..attention.biases.len()].copy_from_slice(attention.biases);
+    let biases = if attention.biases.is_empty() { &[][..] } else { &biases[..Q] };
     let mut queries = queries.to_vec();
     queries.resize(Q * dimensions, 0.0);
     let mut results = vec![0.0; Q * dimensions];
-    some::<V, Q, 2>(&Attention { ranges: &ranges[..Q], ..*attention }, &queries, &mut results);
+    some::<V, Q, 2>(&Attention { ranges: &ranges[..Q], biases, ..*attention }, &queries, &mut results);
     out.copy_from_slice(&results[..count * dimensions]);
 }
 
@@ -86,6 +91,10 @@ fn some<V: Lanes, const Q: usize, const C: usize>(attention: &Attention<'_>, que
         for query in 0..Q {
             let (from, to) = attention.ranges[query];
             let visible = (from.max(start) - start).min(STEP_TOKENS)..(to.min(start + STEP_TOKENS)).saturating_sub(start);
+            if let Some(biases) = attention.biases.get(query) {
+                let there = start.min(biases.len())..(start + STEP_TOKENS).min(biases.len());
+                scores[query].iter_mut().zip(&biases[there]).for_each(|(score, bias)| *score += bias);
+            }
             let old = largest[query];
             let shrink = weigh::<V>(&mut scores[query], visible, attention.soft_cap, &mut largest[query], &mut sums[query]);
             if largest[query] > old && old > f32::NEG_INFINITY {

@@ -11,6 +11,8 @@ pub enum Activation {
     Silu,
     /// The Gaussian error unit by its usual approximation with `tanh`.
     GeluTanh,
+    /// The number itself, or 0 where it is negative.
+    Relu,
 }
 
 /// Sixteen numbers, the last ones filled up.
@@ -56,6 +58,7 @@ pub(super) fn gated<V: Lanes>(activation: Activation, gate: &[f32], up: &[f32], 
         let activated = match activation {
             Activation::Silu => silu(x),
             Activation::GeluTanh => gelu_tanh(x),
+            Activation::Relu => x.max(V::splat(0.0)),
         };
         activated.mul(V::load(&part(up, at, 0.0))).store(&mut lanes);
         put(out, at, &lanes);

@@ -230,10 +230,16 @@ fn remembered(positions: usize, dimensions: usize, noise: &mut Noise) -> (Vec<u1
     (store, blocks, both)
 }
 
-fn exact_attention(query: &[f32], [keys, values]: &[Vec<Vec<f32>>; 2], (from, to): (usize, usize), cap: f64) -> Vec<f64> {
+fn exact_attention(
+    query: &[f32],
+    [keys, values]: &[Vec<Vec<f32>>; 2],
+    (from, to): (usize, usize),
+    cap: f64,
+    bias: impl Fn(usize) -> f64,
+) -> Vec<f64> {
     let dot = |key: &Vec<f32>| query.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
     let capped = |score: f64| if cap > 0.0 { cap * (score / cap).tanh() } else { score };
-    let weights: Vec<f64> = keys[from..to].iter().map(|key| capped(dot(key)).exp()).collect();
+    let weights: Vec<f64> = (from..to).map(|at| capped(dot(&keys[at]) + bias(at)).exp()).collect();
     let sum: f64 = weights.iter().sum();
     let weighed = |dimension: usize| {
         let products = weights.iter().zip(&values[from..to]).map(|(weight, value)| weight * f64::from(value[dimension]));
@@ -247,11 +253,15 @@ fn attention_is_right_for_any_number_of_queries_any_window_and_on_every_level() 
     let (positions, mut noise) = (150, Noise(11));
     for dimensions in [16, 48, 64, 128] {
         let (store, blocks, both) = remembered(positions, dimensions, &mut noise);
-        for (count, cap) in [(1, 0.0), (2, 0.0), (3, 0.0), (4, 2.0), (5, 0.0), (7, 0.0), (8, 0.0)] {
+        for (count, cap) in [(1, 0.0), (2, 0.0), (3, 0.0), (4, 2.0), (5, 0.0), (7, 0.0), (8, 0.0), (3, -1.0), (7, -1.0)] {
             let ranges: Vec<(usize, usize)> =
                 (0..count).map(|at| if at % 2 == 0 { (0, 150 - at) } else { (70 + at, 1 + 100 + at) }).collect();
             let queries = noise.floats(count * dimensions);
-            let attention = |ranges| Attention {
+            // Below 0 stands for a number that is added to each score.
+            let added = if cap < 0.0 { count } else { 0 };
+            let rows: Vec<Vec<f32>> = (0..added).map(|_| noise.floats(positions)).collect();
+            let biases: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+            let attention = |ranges, biases| Attention {
                 dimensions,
                 store: &store,
                 blocks: &blocks,
@@ -259,15 +269,18 @@ fn attention_is_right_for_any_number_of_queries_any_window_and_on_every_level() 
                 offset: 0,
                 ranges,
                 soft_cap: cap,
+                biases,
             };
             let mut plain = vec![0.0; count * dimensions];
-            attend(Level::Plain, &attention(&ranges), &queries, &mut plain);
+            attend(Level::Plain, &attention(&ranges, &biases), &queries, &mut plain);
             for (at, query) in queries.chunks(dimensions).enumerate() {
                 let found = &plain[at * dimensions..][..dimensions];
-                near(found, exact_attention(query, &both, ranges[at], f64::from(cap)).into_iter(), 1e-5);
+                let own = biases.get(at..=at).unwrap_or(&[]);
+                let bias = |position: usize| own.first().map_or(0.0, |row| f64::from(row[position]));
+                near(found, exact_attention(query, &both, ranges[at], f64::from(cap), bias).into_iter(), 1e-5);
                 for level in Level::all() {
                     let mut alone = vec![0.0; dimensions];
-                    attend(level, &attention(&ranges[at..=at]), query, &mut alone);
+                    attend(level, &attention(&ranges[at..=at], own), query, &mut alone);
                     assert!(alone == found, "query {at} of {count} alone at {level:?}");
                 }
             }

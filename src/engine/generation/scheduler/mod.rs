@@ -12,10 +12,11 @@ mod tests;
 use super::GeneratorInfo;
 use super::blocks::Blocks;
 use super::config::GenerationConfig;
-use super::decoder::{Decoder, Runner, Segment, Store};
+use super::decoder::Segment;
 use super::events::{EventSink, FinishReason};
 use super::kernels::{BLOCK_TOKENS, Level};
 use super::request::GenerateRequest;
+use super::steps::{Steps, Text};
 use super::{SubmitError, TextTokenizer, Turns};
 use crate::inference::Priority;
 use crate::observe::StepMetrics;
@@ -53,7 +54,7 @@ impl Inbox {
         &self,
         request: GenerateRequest,
         sink: EventSink,
-        context_length: usize,
+        info: &GeneratorInfo,
         config: &GenerationConfig,
     ) -> Result<(), SubmitError> {
         let mut state = self.lock();
@@ -67,7 +68,7 @@ impl Inbox {
         state.seeds = state.seeds.wrapping_add(1);
         let seed = std::collections::hash_map::RandomState::new();
         let seed = std::hash::BuildHasher::hash_one(&seed, state.seeds);
-        state.arrived.extend(sequence::choices(request, sink, Instant::now(), context_length, seed));
+        state.arrived.extend(sequence::choices(request, sink, Instant::now(), info, seed));
         drop(state);
         self.news.notify_one();
         Ok(())
@@ -114,9 +115,7 @@ pub(super) struct Parts {
     pub(super) info: Arc<GeneratorInfo>,
     pub(super) tokenizer: Arc<TextTokenizer>,
     pub(super) config: GenerationConfig,
-    pub(super) decoder: Decoder,
-    pub(super) runner: Runner,
-    pub(super) store: Store,
+    pub(super) model: Box<dyn Steps>,
 }
 
 /// The scheduler's own state; it lives on its thread.
@@ -132,7 +131,7 @@ struct Scheduler {
 
 /// Runs until the generator is gone.
 pub(super) fn run(parts: Parts) {
-    let blocks = Blocks::new(parts.store.blocks());
+    let blocks = Blocks::new(parts.model.blocks());
     let mut scheduler = Scheduler { parts, blocks, waiting: Default::default(), running: Vec::new() };
     while scheduler.take_in() {
         scheduler.drop_what_is_over();
@@ -220,7 +219,7 @@ impl Scheduler {
         let mut begun = 0;
         while self.running.len() < self.parts.config.running_max {
             let Some(lane) = self.waiting.iter().position(|lane| !lane.is_empty()) else { break };
-            let needed = self.waiting[lane].front().map_or(0, |sequence| sequence.tokens.len().div_ceil(BLOCK_TOKENS) + 1);
+            let needed = self.waiting[lane].front().map_or(0, |sequence| sequence.blocks_for(sequence.tokens.len()) + 1);
             // With nothing running all blocks are free, and a prompt that they do not hold was refused.
             if needed > self.blocks.free() && !self.running.is_empty() {
                 break;
@@ -235,7 +234,8 @@ impl Scheduler {
 
     /// Finds what is there already of a sequence's beginning. Its last token is always computed: its logits are wanted.
     fn begin(&mut self, sequence: &mut Sequence) {
-        if sequence.asked.request.prompt_logprobs.is_none() {
+        // Behind another text the same tokens have other keys and values.
+        if sequence.asked.request.prompt_logprobs.is_none() && sequence.text_blocks == 0 {
             sequence.blocks = self.blocks.reuse(&sequence.tokens[..sequence.tokens.len() - 1]);
             sequence.computed = sequence.blocks.len() * BLOCK_TOKENS;
         }
@@ -269,7 +269,7 @@ impl Scheduler {
             if part.sequence >= self.running.len() {
                 break;
             }
-            let needed = (self.running[part.sequence].computed + part.tokens).div_ceil(BLOCK_TOKENS);
+            let needed = self.running[part.sequence].blocks_for(self.running[part.sequence].computed + part.tokens);
             let mut gone = false;
             while self.running[part.sequence].blocks.len() < needed {
                 if let Some(block) = self.blocks.take() {
@@ -295,7 +295,7 @@ impl Scheduler {
     fn preempt(&mut self) {
         let Some(mut sequence) = self.running.pop() else { return };
         self.blocks.release(&mut sequence.blocks);
-        sequence.computed = 0;
+        sequence.forget();
         self.metrics(StepMetrics::preempted);
         self.parts.inbox.lock().waiting += 1;
         self.waiting[sequence.asked.request.priority.lane()].push_front(sequence);
@@ -306,15 +306,22 @@ impl Scheduler {
         let segment = |part: &Part| {
             let sequence = &self.running[part.sequence];
             let tokens = &sequence.tokens[sequence.computed..sequence.computed + part.tokens];
-            Segment { tokens, position: sequence.computed, blocks: &sequence.blocks }
+            Segment { tokens, position: sequence.computed, blocks: sequence.own_blocks(), text: sequence.text().read() }
         };
         let segments: Vec<Segment<'_>> = parts.iter().map(segment).collect();
-        let Parts { runner, decoder, store, inbox, .. } = &mut self.parts;
-        let threads = runner.team().threads();
+        let unread = parts.iter().map(|part| &self.running[part.sequence]).filter(|sequence| sequence.unread);
+        let texts: Vec<Text<'_>> = unread.map(Sequence::text).collect();
+        let Parts { model, inbox, .. } = &mut self.parts;
+        let threads = model.threads();
         let mut logits = None;
         let mut step = || {
-            let result = catch_unwind(AssertUnwindSafe(|| runner.step(decoder, store, &segments, wanted).to_vec()));
-            logits = result.ok();
+            let computed = AssertUnwindSafe(|| {
+                if !texts.is_empty() {
+                    model.read(&texts);
+                }
+                model.step(&segments, wanted).to_vec()
+            });
+            logits = catch_unwind(computed).ok();
         };
         match inbox.turns.get() {
             Some(turns) => turns.run(threads, &mut step),
@@ -327,14 +334,16 @@ impl Scheduler {
     fn tell(&mut self, parts: &[Part], wanted: &[usize], mut logits: Vec<f32>) {
         let Parts { info, tokenizer, .. } = &self.parts;
         let ends = Ends { info, tokenizer, level: Level::best() };
-        let width = self.parts.decoder.vocabulary();
+        let width = self.parts.model.vocabulary();
         let mut rows = wanted.iter().zip(logits.chunks_mut(width)).peekable();
         let (mut first_row, mut done) = (0, Vec::new());
         for part in parts {
             let sequence = &mut self.running[part.sequence];
             let started = sequence.computed;
             sequence.computed += part.tokens;
-            for at in started / BLOCK_TOKENS..sequence.computed / BLOCK_TOKENS {
+            sequence.unread = false;
+            let known = if sequence.text_blocks == 0 { sequence.computed / BLOCK_TOKENS } else { 0 };
+            for at in started / BLOCK_TOKENS..known {
                 self.blocks.publish(&sequence.blocks, at, &sequence.tokens);
             }
             let complete = sequence.computed == sequence.tokens.len();

@@ -13,8 +13,26 @@ pub(super) struct Part {
 /// One token for each answer that grows; what is left of the budget for those that read, in fair shares: who needs less
 /// than its share leaves the rest to the others. In the order in which sequences began.
 pub(super) fn plan(running: &[Sequence], budget: usize) -> Vec<Part> {
-    let pending: Vec<(usize, bool)> = running.iter().map(|sequence| (sequence.pending(), sequence.is_reading())).collect();
+    let texts: Vec<usize> = running.iter().map(Sequence::unread_tokens).collect();
+    let pending = running.iter().zip(turns(&texts, budget));
+    let pending: Vec<(usize, bool)> =
+        pending.map(|(sequence, turn)| if turn { (sequence.pending(), sequence.is_reading()) } else { (0, true) }).collect();
     shares(&pending, budget)
+}
+
+/// Whose turn it is, by the tokens of the texts that encoders have yet to read: who has none, and as many others as the budget
+/// holds. A text is read at once, so the first one comes however long it is.
+fn turns(texts: &[usize], budget: usize) -> Vec<bool> {
+    let mut left = Some(budget);
+    let turn = |&text: &usize| {
+        if text == 0 {
+            return true;
+        }
+        let first = left == Some(budget);
+        left = left.and_then(|left| left.checked_sub(text)).or(if first { Some(0) } else { None });
+        left.is_some()
+    };
+    texts.iter().map(turn).collect()
 }
 
 fn shares(pending: &[(usize, bool)], budget: usize) -> Vec<Part> {
@@ -70,5 +88,12 @@ mod tests {
         check(&[(1, false); 4], 2, &[1; 4]);
         check(&[(1, false), (9, true), (1, false)], 2, &[1, 1, 1]);
         check(&[], 256, &[]);
+    }
+
+    #[test]
+    fn encoders_read_as_many_texts_as_a_step_holds_and_at_least_one() {
+        assert_eq!(turns(&[0, 100, 0, 100, 100, 10], 256), [true, true, true, true, false, false]);
+        assert_eq!(turns(&[1000, 0, 1], 256), [true, true, false]);
+        assert_eq!(turns(&[0, 0], 256), [true, true]);
     }
 }

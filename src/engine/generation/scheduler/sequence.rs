@@ -1,9 +1,10 @@
 //! One answer while it waits and grows: its tokens, its blocks, and what it tells.
 
 use crate::engine::generation::events::{Event, EventSink, FinishReason, Finished, Logprobs, Token, Usage};
-use crate::engine::generation::kernels::Level;
+use crate::engine::generation::kernels::{BLOCK_TOKENS, Level};
 use crate::engine::generation::request::{Allowed, GenerateRequest, Sampling, TokenMask};
 use crate::engine::generation::sampling::{Sampler, logprobs};
+use crate::engine::generation::steps::Text;
 use crate::engine::generation::{GeneratorInfo, TextStream, TextTokenizer};
 use crate::inference::Priority;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,8 +43,16 @@ pub(super) struct Asked {
 pub(super) struct Sequence {
     pub(super) asked: Arc<Asked>,
     choice: usize,
-    /// Prompt and answer.
+    /// Prompt and answer; where an encoder reads the prompt, its beginning and the answer.
     pub(super) tokens: Vec<u32>,
+    /// Tokens before the answer.
+    given: usize,
+    /// Whether the answer continues nothing and has no text yet.
+    begins: bool,
+    /// Whether an encoder still has to read the prompt; never where there is none.
+    pub(super) unread: bool,
+    /// The first blocks, which hold what an encoder made of the prompt.
+    pub(super) text_blocks: usize,
     /// Tokens whose keys and values are there.
     pub(super) computed: usize,
     pub(super) blocks: Vec<u32>,
@@ -64,7 +73,7 @@ pub(super) struct Ends<'a> {
 }
 
 /// The answers to one request, none of them begun.
-pub(super) fn choices(request: GenerateRequest, sink: EventSink, now: Instant, context_length: usize, seed: u64) -> Vec<Sequence> {
+pub(super) fn choices(request: GenerateRequest, sink: EventSink, now: Instant, info: &GeneratorInfo, seed: u64) -> Vec<Sequence> {
     let (count, mask) = (request.choices, request.mask);
     let request = Shared {
         prompt: request.prompt,
@@ -80,7 +89,7 @@ pub(super) fn choices(request: GenerateRequest, sink: EventSink, now: Instant, c
         deadline: request.deadline,
         priority: request.priority,
     };
-    let room = context_length.saturating_sub(request.prompt.len());
+    let room = info.room(request.prompt.len());
     let most_tokens = request.max_tokens.unwrap_or(room).min(room);
     let (prompt_told, prompt_logprobs) = (AtomicBool::new(false), Mutex::default());
     let asked = Arc::new(Asked { request, sink, prompt_told, prompt_logprobs, since: now });
@@ -88,7 +97,11 @@ pub(super) fn choices(request: GenerateRequest, sink: EventSink, now: Instant, c
     let sequence = |choice| Sequence {
         asked: Arc::clone(&asked),
         choice,
-        tokens: request.prompt.clone(),
+        tokens: if info.encoder_decoder { vec![info.decoder_start] } else { request.prompt.clone() },
+        given: if info.encoder_decoder { 1 } else { request.prompt.len() },
+        begins: info.encoder_decoder,
+        unread: info.encoder_decoder,
+        text_blocks: if info.encoder_decoder { request.prompt.len().div_ceil(BLOCK_TOKENS) } else { 0 },
         computed: 0,
         blocks: Vec::new(),
         cached: None,
@@ -108,6 +121,33 @@ impl Asked {
 }
 
 impl Sequence {
+    /// Blocks that it holds once so many of its tokens are computed.
+    pub(super) const fn blocks_for(&self, tokens: usize) -> usize {
+        self.text_blocks + tokens.div_ceil(BLOCK_TOKENS)
+    }
+
+    /// What an encoder reads for it; nothing where there is none.
+    pub(super) fn text(&self) -> Text<'_> {
+        let (blocks, _) = self.blocks.split_at(self.text_blocks);
+        if self.text_blocks == 0 { Text { tokens: &[], blocks } } else { Text { tokens: &self.asked.request.prompt, blocks } }
+    }
+
+    /// The blocks of its tokens.
+    pub(super) fn own_blocks(&self) -> &[u32] {
+        &self.blocks[self.text_blocks..]
+    }
+
+    /// Tokens that an encoder has yet to read.
+    pub(super) fn unread_tokens(&self) -> usize {
+        if self.unread { self.asked.request.prompt.len() } else { 0 }
+    }
+
+    /// Lets go of all that was computed; its blocks are gone.
+    pub(super) const fn forget(&mut self) {
+        self.computed = 0;
+        self.unread = self.text_blocks > 0;
+    }
+
     /// Tokens whose keys and values are still to be computed; one while the answer grows.
     pub(super) const fn pending(&self) -> usize {
         self.tokens.len() - self.computed
@@ -200,7 +240,11 @@ impl Sequence {
             return Some(FinishReason::Failed(error));
         }
         let shown = !(request.skip_special_tokens && ends.tokenizer.is_special(id));
-        let piece = self.stream.push(if shown { ends.tokenizer.bytes_of(id) } else { &[] });
+        let bytes = if shown { ends.tokenizer.bytes_of(id) } else { &[] };
+        // An answer that continues nothing begins with a word, whose mark of a blank is no blank.
+        let begins = self.begins && !bytes.is_empty();
+        self.begins &= !begins;
+        let piece = self.stream.push(if begins { bytes.strip_prefix(b" ").unwrap_or(bytes) } else { bytes });
         let stopped = piece.stopped.map(|at| FinishReason::StopString(request.stop[at].clone()));
         self.asked.sink.send(Event::Token(Token { choice: self.choice, id, text: piece.text, logprobs }));
         let full = self.answer_tokens() >= self.most_tokens;
@@ -209,7 +253,7 @@ impl Sequence {
 
     /// Tokens of the answer so far.
     pub(super) fn answer_tokens(&self) -> usize {
-        self.tokens.len() - self.asked.request.prompt.len()
+        self.tokens.len() - self.given
     }
 
     /// Tells the end.

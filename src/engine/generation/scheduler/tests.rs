@@ -2,7 +2,7 @@
 
 use crate::engine::generation::decoder::Names;
 use crate::engine::generation::kernels::Activation;
-use crate::engine::generation::model::{Ingredients, start};
+use crate::engine::generation::model::{Ingredients, Kind, start};
 use crate::engine::generation::scripted::{END, byte_tokenizer};
 use crate::engine::generation::weights::{Dtype, Source, StoredTensor};
 use crate::engine::generation::{
@@ -93,7 +93,7 @@ fn weights() -> Weights {
 fn model(config: &GenerationConfig) -> Arc<dyn LoadedModel> {
     let info = GeneratorInfo { eos_ids: vec![END], ..GeneratorInfo::default() };
     let (source, tokenizer) = (Arc::new(weights()), byte_tokenizer());
-    let ingredients = Ingredients { source, names: Names::Gguf, architecture: architecture(), tokenizer, info, platform: "test" };
+    let ingredients = Ingredients { source, kind: Kind::Decoder(Names::Gguf, architecture()), tokenizer, info, platform: "test" };
     start(ingredients, None, &LoadOptions { step_threads: 2, ..LoadOptions::default() }, config).unwrap()
 }
 
