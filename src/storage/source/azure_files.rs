@@ -43,7 +43,7 @@ enum Opener {
     /// A signature, as the query of an address.
     Signature(Hidden),
     /// The account's key, which signs each request.
-    Key(SharedKey),
+    Key(Box<SharedKey>),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -223,6 +223,7 @@ fn opener(account: &str, env: &StorageEnv) -> Result<Opener, String> {
     let hint = "a Secret with `AZURE_STORAGE_ACCESS_KEY` or `AZURE_STORAGE_SAS_TOKEN` opens a file share; applications are not taken here";
     let key = env.get("AZURE_STORAGE_ACCESS_KEY").ok_or_else(|| format!("a file share asks for a key or a signature\nhint: {hint}"))?;
     SharedKey::new(account, key)
+        .map(Box::new)
         .map(Opener::Key)
         .ok_or_else(|| "`AZURE_STORAGE_ACCESS_KEY` is not the key of an account: not base64".to_owned())
 }

@@ -66,7 +66,9 @@ impl SharedKey {
         let mut query: Vec<(String, String)> =
             request.url.query_pairs().map(|(name, value)| (name.to_lowercase(), value.into_owned())).collect();
         query.sort();
-        query.iter().for_each(|(name, value)| text.extend(["\n", name, ":", value]));
+        for (name, value) in &query {
+            text.extend(["\n", name, ":", value]);
+        }
         text
     }
 }
