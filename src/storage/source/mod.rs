@@ -207,6 +207,29 @@ pub(super) enum Digest {
     Md5([u8; 16]),
     /// Git's hash of a blob: of `blob LENGTH\0` and the bytes; Hugging Face's small files.
     GitSha1([u8; 20]),
+    /// A checksum that S3 keeps of a whole object, however it was stored.
+    Crc(Crc, u64),
+}
+
+/// Which checksum it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Crc {
+    /// CRC-64/NVME, which Amazon keeps of every new object.
+    Crc64Nvme,
+    /// CRC-32C.
+    Crc32c,
+    /// CRC-32 as of zip files.
+    Crc32,
+}
+
+impl Crc {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Crc64Nvme => "CRC64NVME",
+            Self::Crc32c => "CRC32C",
+            Self::Crc32 => "CRC32",
+        }
+    }
 }
 
 /// Which bytes of a file are asked for.
