@@ -10,9 +10,10 @@
 //! 3  hands      storage/             |  engine/                     the only ones that touch model files
 //! 2  rules      manifest validate store resolve/ codec/             pure: no I/O, no tokio, no clock
 //! 1  words      api/   inference                                    KServe's nouns, the request and its answer
-//! 0  ground     tensor/   place   observe                           bytes, places in files, metric names
+//! 0  ground     tensor/   place   observe   causes                  bytes, places in files, metric names, errors in words
 //! ```
 
+pub mod causes;
 pub mod observe;
 pub mod place;
 pub mod tensor;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, u8)] = &[
     ("tensor", 0),
     ("place", 0),
+    ("causes", 0),
     ("observe", 0),
     ("api", 1),
     ("inference", 1),

@@ -1,11 +1,11 @@
 //! A step by `serviceUrl`: one HTTP call with the graph's deadline and the headers that go along.
 
 use super::{Config, Failure};
+use crate::causes;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Client;
-use std::error::Error;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
@@ -58,14 +58,14 @@ impl Remote {
     async fn answer(&self, call: Call<'_>) -> Result<(u16, Bytes), String> {
         let client = self.client()?;
         let request = client.post(call.url).headers(call.headers).body(call.body);
-        let mut response = request.send().await.map_err(|error| chain(&error.without_url()))?;
+        let mut response = request.send().await.map_err(|error| causes::in_one_line(&error.without_url()))?;
         let status = response.status().as_u16();
         let too_large = || format!("the answer is larger than {} bytes", self.answer_bytes_max);
         if response.content_length().is_some_and(|length| length > self.answer_bytes_max as u64) {
             return Err(too_large());
         }
         let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| chain(&error.without_url()))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| causes::in_one_line(&error.without_url()))? {
             if body.len() + chunk.len() > self.answer_bytes_max {
                 return Err(too_large());
             }
@@ -75,22 +75,7 @@ impl Remote {
     }
 
     fn client(&self) -> Result<&Client, String> {
-        let build = || Client::builder().connect_timeout(self.connect_timeout).build().map_err(|error| chain(&error));
+        let build = || Client::builder().connect_timeout(self.connect_timeout).build().map_err(|error| causes::in_one_line(&error));
         self.client.get_or_init(build).as_ref().map_err(String::clone)
     }
-}
-
-/// An error with its sources, once each.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

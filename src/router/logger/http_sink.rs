@@ -5,12 +5,12 @@ use super::config::Config;
 use super::events;
 use super::news::News;
 use super::record::Record;
+use crate::causes;
 use crate::resolve::logging::{HttpSink, LoggingSpec, Tls};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::header::CONTENT_LENGTH;
 use reqwest::{Certificate, Client, StatusCode, redirect};
-use std::error::Error;
 use std::time::{Duration, SystemTime};
 use url::Url;
 
@@ -42,11 +42,11 @@ pub(super) fn client(tls: &Tls, config: &Config) -> Result<Client, String> {
         .pool_max_idle_per_host(config.deliveries_max)
         .tls_danger_accept_invalid_certs(tls.skip_verify);
     if let Some(pem) = &tls.certificates_pem {
-        let certificates =
-            Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| format!("the logger's certificates: {}", chain(&error)))?;
+        let certificates = Certificate::from_pem_bundle(pem.as_bytes())
+            .map_err(|error| format!("the logger's certificates: {}", causes::in_one_line(&error)))?;
         builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(|error| chain(&error))
+    builder.build().map_err(|error| causes::in_one_line(&error))
 }
 
 async fn deliver_one(client: &Client, spec: &LoggingSpec, sink: &HttpSink, config: &Config, record: &Record) -> Result<(), String> {
@@ -75,7 +75,7 @@ async fn post(client: &Client, spec: &LoggingSpec, sink: &HttpSink, record: &Rec
 /// What an error before the answer means.
 pub(super) fn unsent(error: reqwest::Error) -> Failure {
     let builder = error.is_builder();
-    let text = chain(&error.without_url());
+    let text = causes::in_one_line(&error.without_url());
     if builder { Failure::Final(text) } else { Failure::MayPass(text) }
 }
 
@@ -98,17 +98,6 @@ pub(super) fn shown(url: &str) -> String {
     let _ = url.set_password(None);
     url.set_query(None);
     url.to_string()
-}
-
-/// An error and what it comes from, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

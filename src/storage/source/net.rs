@@ -5,6 +5,7 @@
 
 use super::address::{self, Reach};
 use super::{Refusal, may_pass, retry_after};
+use crate::causes;
 use crate::storage::{Config, StorageError};
 use futures::TryStreamExt;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -218,7 +219,7 @@ impl Net {
     }
 
     fn build(&self, tls: &Tls, private: bool) -> Result<Client, StorageError> {
-        let wrong = |what: &str, error: &dyn Error| StorageError::Wrong(format!("{what}: {}", chain(error)));
+        let wrong = |what: &str, error: &dyn Error| StorageError::Wrong(format!("{what}: {}", causes::in_one_line(error)));
         let mut builder = Client::builder()
             .user_agent(concat!("kserved/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.connect_timeout)
@@ -342,7 +343,7 @@ pub(super) fn broken_by(shown: &str, error: &(dyn Error + 'static), is_wrong: bo
         }
         cause = inner.source();
     }
-    let message = format!("{shown}: {}", chain(error));
+    let message = format!("{shown}: {}", causes::in_one_line(error));
     if message.contains("invalid peer certificate") || message.contains("certificate verify failed") {
         let hint = "name the certificate to trust (docs/storage.md#certificates)";
         return Refusal::Wrong(format!("{message}\nhint: {hint}"));
@@ -361,21 +362,6 @@ pub(in super::super) fn without_secrets(uri: &str) -> String {
         return url.as_str().replace("?%E2%80%A6", "?…");
     }
     url.into()
-}
-
-/// An error and its causes, each once.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut messages = vec![error.to_string()];
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        // Some errors print their cause themselves.
-        if !messages.iter().any(|said| said.contains(&message)) {
-            messages.push(message);
-        }
-        cause = error.source();
-    }
-    messages.join(": ")
 }
 
 #[cfg(test)]
