@@ -35,6 +35,8 @@ use std::time::{Duration, SystemTime};
 use url::Url;
 
 pub(super) use net::without_secrets;
+/// A place that files are put to.
+pub(super) use object::Source as Store;
 
 /// The places that models come from, as the configuration allows them.
 #[derive(Debug)]
@@ -125,6 +127,22 @@ impl Sources {
             StorageUri::AzureFiles(place) => azure_files::Source::new(net, place, &env).map(Source::AzureFiles),
             StorageUri::Custom { .. } | StorageUri::Several(_) => Err(StorageError::Wrong(format!("no store of its own: `{}`", order.uri))),
             StorageUri::Local(_) | StorageUri::Pvc { .. } => Err(StorageError::Wrong(format!("used where it lies: `{}`", order.uri))),
+        }
+    }
+}
+
+impl Sources {
+    /// The bucket that a URI names, to put files there. Asks nobody yet.
+    ///
+    /// # Errors
+    /// `Wrong`: an address or credentials that cannot be used, no bucket.
+    pub(super) fn store(&self, uri: &StorageUri, env: &StorageEnv) -> Result<Store, StorageError> {
+        let (env, net) = (env.over_process(&self.env), &self.net);
+        match uri {
+            StorageUri::S3(place) => Store::s3_to_put(net, place, &env),
+            StorageUri::Gs(place) => Store::gs(net, place, &env),
+            StorageUri::AzureBlob(place) => Store::azure(net, place, &env),
+            other => Err(StorageError::Wrong(format!("no bucket that files can be put to: `{other}`"))),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod azure;
 mod connect;
 mod gs;
+mod put;
 mod s3;
 mod says;
 

@@ -164,5 +164,52 @@ def azure_sign(request, _):
     print(json.dumps(http.headers["Authorization"]))
 
 
+def read_s3(address, folder):
+    """Downloads what lies below `logs/`."""
+    import boto3
+
+    store = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
+    for found in store.list_objects_v2(Bucket="models", Prefix="logs/").get("Contents", []):
+        store.download_file("models", found["Key"], str(place(folder, found["Key"])))
+    print("{}")
+
+
+def read_gcs(address, folder):
+    os.environ["STORAGE_EMULATOR_HOST"] = address
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    client = storage.Client(project="test", credentials=AnonymousCredentials())
+    for blob in client.list_blobs("models", prefix="logs/"):
+        blob.download_to_filename(str(place(folder, blob.name)))
+    print("{}")
+
+
+def read_azure(address, folder):
+    from azure.storage.blob import BlobServiceClient
+
+    account, key = os.environ["AZURE_ACCOUNT"], os.environ["AZURE_KEY"]
+    container = BlobServiceClient(f"{address}/{account}", credential=key, api_version="2024-11-04").get_container_client("models")
+    for blob in container.list_blobs(name_starts_with="logs/"):
+        place(folder, blob.name).write_bytes(container.download_blob(blob.name).readall())
+    print("{}")
+
+
+def place(folder, key):
+    target = pathlib.Path(folder) / key
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def parquet(_, file):
+    """The rows of a file, by pyarrow."""
+    import pyarrow.parquet
+
+    print(json.dumps(pyarrow.parquet.read_table(file).to_pylist()))
+
+
+READERS = {"read-s3": read_s3, "read-gcs": read_gcs, "read-azure": read_azure, "parquet": parquet}
+
 if __name__ == "__main__":
-    {"s3_put": s3_put, "azure_sign": azure_sign, "s3": s3, "gcs": gcs, "azure": azure, "registry": registry, "hub": hub, "webhdfs": webhdfs}[sys.argv[1]](sys.argv[2], sys.argv[3])
+    fillers = {"s3": s3, "gcs": gcs, "azure": azure, "registry": registry, "hub": hub, "webhdfs": webhdfs, "s3_put": s3_put, "azure_sign": azure_sign}
+    (fillers | READERS)[sys.argv[1]](sys.argv[2], sys.argv[3])
