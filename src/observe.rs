@@ -230,17 +230,48 @@ impl AnsweredMetrics {
     }
 }
 
-/// What callers of a language model see of it, under vLLM's names and those of OpenTelemetry's GenAI conventions.
+/// What a model of texts is asked to do, in the words of OpenTelemetry's GenAI conventions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A conversation goes on.
+    Chat,
+    /// A text goes on.
+    TextCompletion,
+    /// Texts become vectors.
+    Embeddings,
+}
+
+impl Operation {
+    /// The label `gen_ai_operation_name`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::TextCompletion => "text_completion",
+            Self::Embeddings => "embeddings",
+        }
+    }
+}
+
+/// What callers of a model of texts see of one request, under vLLM's names and those of OpenTelemetry's GenAI conventions; looked
+/// up once a request.
 #[derive(Debug, Clone)]
 pub struct GenerationMetrics {
     model: Arc<str>,
+    operation: Operation,
+    next_token: [metrics::Histogram; 2],
 }
 
 impl GenerationMetrics {
     /// The metrics of a model, which a resource names, so the label is bounded.
     #[must_use]
-    pub fn new(model: &Arc<str>) -> Self {
-        Self { model: Arc::clone(model) }
+    pub fn new(model: &Arc<str>, operation: Operation) -> Self {
+        let per_token = "gen_ai_server_time_per_output_token_seconds";
+        let next_token = [
+            metrics::histogram!("vllm:inter_token_latency_seconds", "model_name" => Arc::clone(model)),
+            metrics::histogram!(per_token, gen_ai_labels(model, operation)),
+        ];
+        Self { model: Arc::clone(model), operation, next_token }
     }
 
     /// A prompt of so many tokens was read.
@@ -252,13 +283,12 @@ impl GenerationMetrics {
     /// An answer's first token came, that long after its request.
     pub fn first_token(&self, after: Duration) {
         metrics::histogram!("vllm:time_to_first_token_seconds", "model_name" => self.label()).record(after);
-        metrics::histogram!("gen_ai_server_time_to_first_token_seconds", "gen_ai_request_model" => self.label()).record(after);
+        metrics::histogram!("gen_ai_server_time_to_first_token_seconds", self.labels()).record(after);
     }
 
     /// A further token came, that long after the one before.
     pub fn next_token(&self, after: Duration) {
-        metrics::histogram!("vllm:inter_token_latency_seconds", "model_name" => self.label()).record(after);
-        metrics::histogram!("gen_ai_server_time_per_output_token_seconds", "gen_ai_request_model" => self.label()).record(after);
+        self.next_token.iter().for_each(|histogram| histogram.record(after));
     }
 
     /// An answer of so many tokens ended, that long after its request; `reason` is `stop`, `length` or `error`.
@@ -266,20 +296,43 @@ impl GenerationMetrics {
         metrics::counter!("vllm:generation_tokens_total", "model_name" => self.label()).increment(tokens as u64);
         metrics::counter!("vllm:request_success_total", "model_name" => self.label(), "finished_reason" => reason).increment(1);
         metrics::histogram!("vllm:e2e_request_latency_seconds", "model_name" => self.label()).record(after);
-        metrics::histogram!("gen_ai_server_request_duration_seconds", "gen_ai_request_model" => self.label()).record(after);
         self.token_usage("output", tokens);
+        self.request(after, (reason == "error").then_some("internal"));
+    }
+
+    /// A request ended, that long after it came; `error` is an HTTP status or a word, where it failed.
+    pub fn request(&self, after: Duration, error: Option<&str>) {
+        let mut labels = self.labels();
+        labels.extend(error.map(|error| metrics::Label::new("error_type", error.to_owned())));
+        metrics::histogram!("gen_ai_server_request_duration_seconds", labels).record(after);
     }
 
     fn token_usage(&self, kind: &'static str, tokens: usize) {
         #[expect(clippy::cast_precision_loss, reason = "a context is far shorter than 2^52")]
         let tokens = tokens as f64;
-        metrics::histogram!("gen_ai_client_token_usage", "gen_ai_request_model" => self.label(), "gen_ai_token_type" => kind)
-            .record(tokens);
+        let mut labels = self.labels();
+        labels.push(metrics::Label::new("gen_ai_token_type", kind));
+        metrics::histogram!("gen_ai_client_token_usage", labels).record(tokens);
+    }
+
+    fn labels(&self) -> Vec<metrics::Label> {
+        gen_ai_labels(&self.model, self.operation)
     }
 
     fn label(&self) -> Arc<str> {
         Arc::clone(&self.model)
     }
+}
+
+/// The attributes that the conventions ask of every metric: what is done, by whom, by which model.
+fn gen_ai_labels(model: &Arc<str>, operation: Operation) -> Vec<metrics::Label> {
+    let model = || Arc::clone(model);
+    vec![
+        metrics::Label::new("gen_ai_operation_name", operation.name()),
+        metrics::Label::new("gen_ai_provider_name", "kserved"),
+        metrics::Label::new("gen_ai_request_model", model()),
+        metrics::Label::new("gen_ai_response_model", model()),
+    ]
 }
 
 /// Counts and times one inference request; `model` is empty for a model nobody has.

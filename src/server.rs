@@ -98,7 +98,7 @@ impl Server {
         let (router, (repository, commands)) = (Router::default(), Repository::channel());
         let storage = Storage::new(config.storage.clone(), env);
         let announce = Box::new(move |model: &control::ModelReady| banner.model_ready(model));
-        let logbook = Logbook::new(config.logger.clone());
+        let logbook = Logbook::new(config.logger.clone(), storage.clone());
         let control = Control::start(control_config(&config), engines, storage, (router.clone(), commands), (announce, logbook.clone()));
         let (ready, told) = watch::channel(false);
         let mut errands = JoinSet::new();

@@ -85,6 +85,8 @@ pub struct LoggerSettings {
     pub batch_size: i32,
     /// How long a file waits for more.
     pub batch_interval: Option<String>,
+    /// What turns records into files.
+    pub marshaller_url: Option<String>,
 }
 
 /// The key `logger.storage`.
@@ -95,6 +97,8 @@ pub struct LoggerStorageSettings {
     pub path: Option<String>,
     /// `format`.
     pub parameters: Option<BTreeMap<String, String>>,
+    /// The account whose secrets open the bucket.
+    pub service_account_name: Option<String>,
 }
 
 /// The key `router`.

@@ -36,7 +36,7 @@ pub(super) struct Record {
     latest: Remembered,
     /// The revision that shares its requests.
     stable: Remembered,
-    verdict: Option<Verdict>,
+    verdicts: Vec<Verdict>,
 }
 
 /// The folder of records.
@@ -157,7 +157,7 @@ impl Service {
             book: self.book.clone(),
             latest: kept(latest),
             stable: kept(self.own(&stable.revision)?),
-            verdict: self.verdict.clone(),
+            verdicts: self.verdicts.clone(),
         })
     }
 
@@ -167,7 +167,7 @@ impl Service {
         self.number = record.number;
         self.book = record.book;
         self.remembered = vec![record.stable];
-        self.verdict = record.verdict;
+        self.verdicts = record.verdicts;
         if is_same {
             self.attempt = Some(Attempt { name: record.latest.name, spec: record.latest.spec });
         }

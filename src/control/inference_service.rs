@@ -87,10 +87,8 @@ fn plan(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored: &Stored) ->
             mind.services.with(key, |service| {
                 service.scale = Some(scale);
                 service.rollout = rollout;
-                // A verdict answers one question; another percentage is another one.
-                let percent = service.rollout.wish.percent;
-                service.verdict = service.verdict.take().filter(|verdict| verdict.percent == percent);
                 service.name_canaries(&canaries(stored));
+                service.keep_verdicts();
             });
             Plan::Run(Box::new(spec))
         }

@@ -14,7 +14,7 @@ use crate::store::{Snapshot, Stored};
 pub(super) fn settle(mind: &Mind, snapshot: &Snapshot, key: &ResourceKey, stored: &Stored) {
     let Resource::InferenceService(service) = &stored.defaulted else { return };
     let stopped = service.metadata.annotation(annotation::STOP).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let asked = if stopped { Ok(None) } else { logging_of(service, &defaults(snapshot, &key.namespace)) };
+    let asked = if stopped { Ok(None) } else { logging_of(service, &defaults(snapshot, &key.namespace), snapshot) };
     let (wanted, problem) = match asked {
         Ok(wanted) => (wanted, None),
         Err(error) => (None, Some(format!("{}: {}: {error}", stored.locate(error.field), error.field))),
@@ -39,6 +39,7 @@ fn defaults(snapshot: &Snapshot, namespace: &str) -> LoggerDefaults {
     let storage = logger.storage.as_ref().map(|storage| StorageDefaults {
         path: storage.path.clone(),
         format: storage.parameters.as_ref().and_then(|parameters| parameters.get("format").cloned()),
+        service_account: storage.service_account_name.clone(),
     });
     LoggerDefaults {
         url: logger.default_url.clone(),
@@ -50,6 +51,7 @@ fn defaults(snapshot: &Snapshot, namespace: &str) -> LoggerDefaults {
         storage,
         batch_size: logger.batch_size,
         batch_interval: logger.batch_interval.clone(),
+        marshaller_url: logger.marshaller_url.clone(),
     }
 }
 

@@ -271,7 +271,7 @@ impl Mind {
             book: Book::default(),
             shares: Vec::new(),
             canaries: Vec::new(),
-            judged: None,
+            judged: Vec::new(),
             last_failure: None,
             replicas: Replicas::default(),
             manifest_problem: sentences(&stored.problems, |_| true),

@@ -145,10 +145,10 @@ pub(super) struct Service {
     pub(super) settings: Settings,
     /// The canary predictors of Standard mode.
     pub(super) canaries: Vec<CanarySide>,
-    /// A canary that is being judged ...
-    pub(super) trial: Option<Trial>,
-    /// ... and the last one that was.
-    pub(super) verdict: Option<Verdict>,
+    /// Canaries that are being judged ...
+    pub(super) trials: Vec<Trial>,
+    /// ... and those that were.
+    pub(super) verdicts: Vec<Verdict>,
     /// Whether what was kept of it before a restart was looked for.
     pub(super) looked_back: bool,
     /// Whether something is kept of it now.
@@ -436,10 +436,10 @@ impl Services {
         OutOfReach { own, others }
     }
 
-    /// Services whose canary is being judged.
+    /// Services with a canary that is being judged.
     pub(super) fn tried(&self) -> Vec<ResourceKey> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().filter(|(_, service)| service.trial.is_some()).map(|(key, _)| key.clone()).collect()
+        all.iter().filter(|(_, service)| !service.trials.is_empty()).map(|(key, _)| key.clone()).collect()
     }
 
     /// The files to look at, by service.

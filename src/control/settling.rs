@@ -85,7 +85,7 @@ impl Rollout {
         if let Some(asleep) = left.asleep {
             asleep.sleep.awake();
         }
-        if let Some(comparing) = left.comparing {
+        for comparing in left.comparing {
             self.mind.compare(comparing);
         }
         for old in left.retired {

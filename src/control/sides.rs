@@ -65,7 +65,7 @@ pub(super) struct Left {
     /// Those who wait for it are to look again.
     pub(super) asleep: Option<Asleep>,
     /// To be compared from now on.
-    pub(super) comparing: Option<Comparing>,
+    pub(super) comparing: Vec<Comparing>,
     /// Whether requests move.
     pub(super) moved: bool,
 }
@@ -108,15 +108,26 @@ impl Service {
             // Nobody knows that revision any more: there is nothing to go back to.
             return traffic::settle(&Book::default(), Latest { ready, is_newest }, Wish { percent: None, ..self.rollout.wish });
         }
+        (self.book.clone(), self.wanted_beside(ready, fresh))
+    }
+
+    /// The shares of the canary predictors that are ready, and of the stable one, which has the rest: less where one was rolled
+    /// back, and none where one was promoted.
+    fn wanted_beside(&self, ready: &RevisionName, fresh: &Fresh) -> Vec<Share> {
         let ready_canary = |canary: &CanarySide| {
             let revision = canary.revision.clone().filter(|revision| self.loaded(revision, fresh).is_some())?;
-            Some(Share { revision, latest: false, percent: canary.percent, tag: None })
+            let is_out = self.verdict_on(&revision).is_some_and(|verdict| !verdict.promoted);
+            Some(Share { revision, latest: false, percent: if is_out { 0 } else { canary.percent }, tag: None })
         };
-        let canaries: Vec<Share> = self.canaries.iter().filter_map(ready_canary).collect();
-        let rest = 100 - canaries.iter().map(|share| share.percent).sum::<u32>().min(100);
+        let mut canaries: Vec<Share> = self.canaries.iter().filter_map(ready_canary).collect();
+        let mut rest = 100 - canaries.iter().map(|share| share.percent).sum::<u32>().min(100);
+        let is_promoted = |share: &&mut Share| self.verdict_on(&share.revision).is_some_and(|verdict| verdict.promoted);
+        if let Some(promoted) = canaries.iter_mut().find(is_promoted) {
+            promoted.percent += std::mem::take(&mut rest);
+        }
         let stable = Share { revision: ready.clone(), latest: true, percent: rest, tag: None };
         // The canaries come first: a sticky caller of theirs stays when the stable's share grows.
-        (self.book.clone(), canaries.into_iter().chain([stable]).collect())
+        canaries.into_iter().chain([stable]).collect()
     }
 
     /// What the spec asks for, or what was decided of this very revision.
@@ -129,7 +140,19 @@ impl Service {
 
     /// What was decided of a revision, as long as the spec asks for the same share.
     pub(super) fn verdict_on(&self, revision: &RevisionName) -> Option<&Verdict> {
-        self.verdict.as_ref().filter(|verdict| verdict.revision == *revision && verdict.percent == self.rollout.wish.percent)
+        self.verdicts.iter().find(|verdict| verdict.revision == *revision && verdict.percent == self.asked_percent(revision))
+    }
+
+    /// The share that the spec asks for of a revision that is judged.
+    fn asked_percent(&self, revision: &RevisionName) -> Option<u32> {
+        let canary = self.canaries.iter().find(|canary| canary.revision.as_ref() == Some(revision));
+        canary.map_or(self.rollout.wish.percent, |canary| Some(canary.percent))
+    }
+
+    /// Forgets the verdicts that answer a question that the spec asks no more: another percentage is another one.
+    pub(super) fn keep_verdicts(&mut self) {
+        let verdicts = std::mem::take(&mut self.verdicts);
+        self.verdicts = verdicts.into_iter().filter(|verdict| verdict.percent == self.asked_percent(&verdict.revision)).collect();
     }
 
     /// Whether more than one revision is to be loaded once that one is ready.
@@ -187,15 +210,17 @@ impl Service {
     }
 
     /// Makes the routes anew.
-    fn lay_roads(&mut self, shadows: Bounds) -> Option<Comparing> {
-        let mut comparing = None;
-        self.trial = self.new_trial();
+    fn lay_roads(&mut self, shadows: Bounds) -> Vec<Comparing> {
+        let mut comparing = Vec::new();
+        self.try_canaries();
         let mut sides: Vec<(Arc<Route>, u32)> = Vec::new();
         for (running, percent) in self.live() {
             let mut road = Arc::clone(&running.route);
-            if let Some(trial) = self.trial.as_ref().filter(|trial| trial.shadows(&running.name)) {
-                let (shadow, copies) = Shadow::new(Arc::clone(&road), trial.judge.shadow_percent, shadows);
-                comparing = self.own(&trial.canary).map(|canary| trial.comparing(copies, canary));
+            let trials: Vec<&Trial> = self.trials.iter().filter(|trial| trial.shadows(&running.name)).collect();
+            if let Some(first) = trials.first() {
+                let (shadow, copies) = Shadow::new(Arc::clone(&road), first.judge.shadow_percent, trials.len(), shadows);
+                let compare = |(trial, copies): (&&Trial, _)| Some(trial.comparing(copies, self.own(&trial.canary)?));
+                comparing.extend(trials.iter().zip(copies).filter_map(compare));
                 road = Arc::new(Route { target: Target::Shadowed(shadow), ..(*road).clone() });
             }
             sides.push((road, percent));
@@ -250,7 +275,8 @@ impl Service {
     pub(super) fn retire_all(&mut self) -> Vec<Retired> {
         let loaded: Vec<Running> = self.running.take().into_iter().chain(self.beside.drain(..)).collect();
         self.remember(&loaded);
-        (self.route, self.trial) = (None, None);
+        self.route = None;
+        self.trials.clear();
         self.labels.clear();
         self.shares.clear();
         loaded.into_iter().map(|running| Retired { running }).collect()
@@ -258,7 +284,8 @@ impl Service {
 
     /// Forgets which revisions had requests: what comes next is a first one.
     pub(super) fn forget(&mut self) {
-        (self.book, self.verdict) = (Book::default(), None);
+        self.book = Book::default();
+        self.verdicts.clear();
         self.remembered.clear();
         self.canaries.clear();
     }
@@ -312,20 +339,44 @@ impl Service {
     }
 
     /// What the status tells of its judge.
-    pub(super) fn judged(&self) -> Option<Judged> {
-        let open = self.trial.as_ref().map(|trial| Judged::Open(trial.canary.clone()));
-        open.or_else(|| Some(Judged::Decided(self.verdict_on(self.serving()?)?.clone())))
+    pub(super) fn judged(&self) -> Vec<Judged> {
+        let canaries = self.canaries.iter().filter_map(|canary| canary.revision.as_ref()).chain(self.serving());
+        let told = |revision: &RevisionName| {
+            let open = self.trials.iter().any(|trial| trial.canary == *revision).then(|| Judged::Open(revision.clone()));
+            open.or_else(|| Some(Judged::Decided(self.verdict_on(revision)?.clone())))
+        };
+        canaries.filter_map(told).collect()
     }
 
-    /// A trial of the newest revision against the one that it is to replace, where there are two and nothing is decided.
-    fn new_trial(&self) -> Option<Trial> {
+    /// Tries each canary that nothing is decided of against the revision that it is to replace; what was seen of one that is on
+    /// trial already goes on to count.
+    fn try_canaries(&mut self) {
+        let wanted: Vec<Trial> = self.new_trials().unwrap_or_default();
+        let mut before = std::mem::take(&mut self.trials);
+        let mut kept = |new: Trial| match before.iter().position(|old| old.is_like(&new)) {
+            Some(at) => before.swap_remove(at),
+            None => new,
+        };
+        self.trials = wanted.into_iter().map(&mut kept).collect();
+    }
+
+    /// With `canaryTrafficPercent` the newest revision is the canary, with `spec.canary` every other one is.
+    fn new_trials(&self) -> Option<Vec<Trial>> {
         let judge = self.rollout.judge?;
         let latest = self.shares.iter().find(|share| share.latest)?;
-        let stable = self.shares.iter().find(|share| !share.latest && share.revision != latest.revision)?;
-        if self.verdict_on(&latest.revision).is_some() || !self.canaries.is_empty() {
-            return None;
-        }
-        Some(Trial::new(judge, self.own(&latest.revision)?, self.own(&stable.revision)?))
+        let others = self.shares.iter().filter(|share| share.revision != latest.revision);
+        let pairs: Vec<(&Share, &Share)> = match self.canaries.as_slice() {
+            [] => others.take(1).map(|stable| (latest, stable)).collect(),
+            // Where a canary has all of its requests, there is nothing to compare others with.
+            _ if latest.percent == 0 => Vec::new(),
+            _ => others.map(|canary| (canary, latest)).collect(),
+        };
+        let undecided = |(canary, stable): (&Share, &Share)| {
+            let is_open = self.verdict_on(&canary.revision).is_none();
+            let trial = Trial::new(judge, self.asked_percent(&canary.revision), self.own(&canary.revision)?, self.own(&stable.revision)?);
+            is_open.then_some(trial)
+        };
+        Some(pairs.into_iter().filter_map(undecided).collect())
     }
 }
 

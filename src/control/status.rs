@@ -76,7 +76,7 @@ pub(super) struct Facts<'a> {
     /// The canary predictors, in Standard mode.
     pub(super) canaries: Vec<CanaryFact>,
     /// What is known of a canary that is judged, or was.
-    pub(super) judged: Option<Judged>,
+    pub(super) judged: Vec<Judged>,
     pub(super) last_failure: Option<FailureInfo>,
     /// Replicas that are wanted and that there are.
     pub(super) replicas: Replicas,
@@ -269,8 +269,8 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
     if !facts.canaries.is_empty() {
         all.push(informing(condition::CANARY_PREDICTOR_READY, &canaries_ready(facts)));
     }
-    if let Some(judged) = &facts.judged {
-        all.push(informing(CANARY_JUDGED, &judgement(judged)));
+    if let Some(judgement) = judgement(&facts.judged) {
+        all.push(informing(CANARY_JUDGED, &judgement));
     }
     if let Stage::Asleep(why) = facts.stage {
         all.push(informing(ASLEEP, &asleep(why)));
@@ -296,11 +296,19 @@ fn canaries_ready(facts: &Facts<'_>) -> Fact {
     fails("CanariesNotReady", &format!("not ready: `{}`", waiting.join("`, `")))
 }
 
-fn judgement(judged: &Judged) -> Fact {
+/// How its canaries stand; the reason is that of the first that is undecided, else of the first that was promoted.
+fn judgement(judged: &[Judged]) -> Option<Fact> {
+    let each: Vec<Fact> = judged.iter().map(judgement_of).collect();
+    let first = ["Judging", "Promoted"].iter().find_map(|word| each.iter().find(|fact| fact.reason == *word));
+    let message = each.iter().map(|fact| fact.message.as_str()).collect::<Vec<_>>().join("; ");
+    first.or(each.first()).map(|fact| Fact { message, ..fact.clone() })
+}
+
+fn judgement_of(judged: &Judged) -> Fact {
     match judged {
         Judged::Open(canary) => unknown("Judging", &format!("{canary} is compared with the revision that it is to replace")),
         Judged::Decided(Verdict { revision, promoted, reason, .. }) => {
-            let (word, what) = if *promoted { ("Promoted", "has all requests") } else { ("RolledBack", "has no requests") };
+            let (word, what) = if *promoted { ("Promoted", "takes the requests") } else { ("RolledBack", "has no requests") };
             let message = format!("{revision} {what}: {reason}");
             Fact { status: ConditionStatus::True, reason: word.to_owned(), message }
         }
@@ -425,7 +433,7 @@ mod tests {
             book: Book { latest_rolledout: Some(revision(1)), previous_rolledout: None },
             shares: serving.map(|_| shares).unwrap_or_default(),
             canaries: Vec::new(),
-            judged: None,
+            judged: Vec::new(),
             last_failure: None,
             replicas: Replicas { wanted: 1, ready: 1 },
             manifest_problem: None,
@@ -561,7 +569,7 @@ mod tests {
     fn a_verdict_is_told_with_its_reason() {
         let verdict = Verdict { revision: revision(2), percent: Some(10), promoted: false, reason: "3 of 3 failed".to_owned() };
         let serving = (Some("iris-predictor-00002"), vec![]);
-        let status = check_with(DeploymentMode::Knative, Stage::Serving, serving, |facts| facts.judged = Some(Judged::Decided(verdict)));
+        let status = check_with(DeploymentMode::Knative, Stage::Serving, serving, |facts| facts.judged = vec![Judged::Decided(verdict)]);
         let told = status.condition(CANARY_JUDGED).unwrap();
         assert_eq!((told.reason.as_str(), told.severity.as_str()), ("RolledBack", "Info"));
         assert_eq!(told.message, "iris-predictor-00002 has no requests: 3 of 3 failed");

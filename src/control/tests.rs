@@ -172,7 +172,7 @@ impl House {
         engines.add("scripted", Arc::clone(&engine) as Arc<dyn EngineLoader>);
         let settings = crate::storage::Config { cache: folder.path().join("cache"), ..crate::storage::Config::default() };
         let storage = Storage::new(settings, crate::resolve::storage_env::StorageEnv::default());
-        let logbook = crate::router::Logbook::new(crate::router::logger::Config::default());
+        let logbook = crate::router::Logbook::new(crate::router::logger::Config::default(), storage.clone());
         let control = Control::start(config, engines, storage, (router.clone(), commands), (Box::new(|_| ()), logbook));
         let (told, version) = watched::channel(0);
         control.reader().on_change(move |version| told.send(version).is_ok());

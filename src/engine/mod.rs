@@ -88,6 +88,29 @@ pub trait Engine: Send + std::fmt::Debug {
     /// # Errors
     /// `InvalidInput` when the caller can mend it, `Cancelled` when nobody wanted the answer any more, else `Failed`.
     fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, EngineError>;
+
+    /// Runs the model once for several requests, whose inputs lie one behind the other along the first dimension: `rows` of each.
+    /// One answer for each; nothing where the outputs have not as many rows as the inputs.
+    ///
+    /// An engine whose answers depend on what stands beside them (a width that is the longest row's) gives each its own.
+    ///
+    /// # Errors
+    /// As [`Engine::infer`].
+    fn infer_joined(
+        &mut self,
+        inputs: &[Tensor],
+        rows: &[usize],
+        wanted: &[usize],
+        cancel: &Cancel,
+    ) -> Result<Option<Vec<Vec<Tensor>>>, EngineError> {
+        let outputs = self.infer(inputs, wanted, cancel)?;
+        let mut answers: Vec<Vec<Tensor>> = rows.iter().map(|_| Vec::with_capacity(outputs.len())).collect();
+        for output in &outputs {
+            let Some(parts) = output.split_rows(rows) else { return Ok(None) };
+            answers.iter_mut().zip(parts).for_each(|(answer, part)| answer.push(part));
+        }
+        Ok(Some(answers))
+    }
 }
 
 /// Why a model did not load.

@@ -129,7 +129,8 @@ const ROWS: &[Row] = &[
         &["url", "mode", "metadataHeaders", "metadataAnnotations", "storage", "marshallerUrl", "batchSize", "batchInterval"],
         Treatment::Honoured,
     ),
-    (&["LoggerStorageSpec"], &["path", "parameters", "key", "serviceAccountName"], Treatment::Honoured),
+    (&["LoggerStorageSpec"], &["path", "parameters", "serviceAccountName"], Treatment::Honoured),
+    (&["LoggerStorageSpec"], &["key"], Treatment::Ignored("ignored, as by KServe itself: the secrets of the account open the bucket")),
     // The model.
     (&["ModelSpec"], &["modelFormat", "runtime"], Treatment::Honoured),
     (&["ModelFormat"], &["name", "version"], Treatment::Honoured),

@@ -98,17 +98,6 @@ fn join_one(entries: &[Entry], at: usize, rows: i64) -> Option<Tensor> {
     Tensor::new(first.name().clone(), first.datatype(), shape, data).ok()
 }
 
-/// Each entry's own rows of the answers, in order; nothing when an answer has not as many rows as went in.
-pub(super) fn split(outputs: &[Tensor], rows: &[usize]) -> Option<Vec<Vec<Tensor>>> {
-    let mut answers: Vec<Vec<Tensor>> = rows.iter().map(|_| Vec::with_capacity(outputs.len())).collect();
-    for output in outputs {
-        for (answer, part) in answers.iter_mut().zip(output.split_rows(rows)?) {
-            answer.push(part);
-        }
-    }
-    Some(answers)
-}
-
 /// Stops the run of a batch once every caller in it has left.
 #[derive(Debug)]
 pub(super) struct Votes {
@@ -217,14 +206,13 @@ mod tests {
         let entries = [entry(vec![tensor("x", &[1, 2], 0)]), entry(vec![tensor("x", &[2, 2], 10)])];
         let joined = join(&entries).unwrap();
         assert_eq!((joined[0].shape(), joined[0].data().as_ref()), (&[3, 2][..], &[0, 1, 10, 11, 12, 13][..]));
-        let answers = split(&joined, &[1, 2]).unwrap();
-        assert_eq!(answers, [vec![tensor("x", &[1, 2], 0)], vec![tensor("x", &[2, 2], 10)]]);
+        assert_eq!(joined[0].split_rows(&[1, 2]).unwrap(), [tensor("x", &[1, 2], 0), tensor("x", &[2, 2], 10)]);
     }
 
     #[test]
     fn answers_with_another_number_of_rows_are_not_given_out() {
-        assert_eq!(split(&[tensor("y", &[2, 2], 0)], &[1, 2]), None);
-        assert_eq!(split(&[tensor("y", &[], 0)], &[1, 2]), None);
+        assert_eq!(tensor("y", &[2, 2], 0).split_rows(&[1, 2]), None);
+        assert_eq!(tensor("y", &[], 0).split_rows(&[1, 2]), None);
     }
 
     #[test]
@@ -244,6 +232,6 @@ mod tests {
         let strings = |words: &[&str]| Tensor::from_strings("s", vec![i64::try_from(words.len()).unwrap()], words).unwrap();
         let joined = join(&[entry(vec![strings(&["a", ""])]), entry(vec![strings(&["long word"])])]).unwrap();
         assert_eq!(joined[0].strings().collect::<Vec<_>>(), [&b"a"[..], b"", b"long word"]);
-        assert_eq!(split(&joined, &[2, 1]).unwrap(), [vec![strings(&["a", ""])], vec![strings(&["long word"])]]);
+        assert_eq!(joined[0].split_rows(&[2, 1]).unwrap(), [strings(&["a", ""]), strings(&["long word"])]);
     }
 }

@@ -10,6 +10,7 @@ pub mod demand;
 mod generation;
 mod here;
 mod lanes;
+pub mod latencies;
 mod pace;
 mod queue;
 pub mod statistics;

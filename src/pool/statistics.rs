@@ -5,6 +5,7 @@
 //!
 //! Source: Triton's "Statistics Extension", `$stats_model_response`.
 
+use super::latencies::{Latencies, LatencyCounts};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,8 @@ const BATCH_SIZES: usize = 64;
 pub struct Statistics {
     last_ms: AtomicU64,
     success: Sum,
+    /// Only where someone watches them.
+    latencies: OnceLock<Box<Latencies>>,
     fail: Sum,
     executions: AtomicU64,
     queue_ns: AtomicU64,
@@ -102,6 +105,7 @@ impl Default for Statistics {
         Self {
             last_ms: AtomicU64::default(),
             success: Sum::default(),
+            latencies: OnceLock::new(),
             fail: Sum::default(),
             executions: AtomicU64::default(),
             queue_ns: AtomicU64::default(),
@@ -127,6 +131,9 @@ impl Statistics {
     pub fn succeeded(&self, spent: &Spent) {
         self.seen();
         self.success.add(spent.total);
+        if let Some(latencies) = self.latencies.get() {
+            latencies.add(spent.total);
+        }
         add(&self.queue_ns, nanos(spent.queue));
         add(&self.input_ns, nanos(spent.input));
         add(&self.infer_ns, nanos(spent.infer));
@@ -137,6 +144,12 @@ impl Statistics {
     pub fn failed(&self, total: Duration) {
         self.seen();
         self.fail.add(total);
+    }
+
+    /// How long the answered requests took, from the first time on that someone asked.
+    #[must_use]
+    pub fn latencies(&self) -> LatencyCounts {
+        self.latencies.get_or_init(Box::default).counts()
     }
 
     /// Takes back what the warm-up runs left, before the first caller.
@@ -243,6 +256,17 @@ mod tests {
         let shown: Vec<(u64, u64)> = batches.iter().map(|batch| (batch.size, batch.infer.count)).collect();
         assert_eq!(shown, [(1, 1), (8, 2), (BATCH_SIZES as u64, 1)]);
         assert_eq!(batches[1].joining, Total { count: 2, ns: 2_000_000 });
+    }
+
+    #[test]
+    fn times_are_counted_once_someone_watches_them() {
+        let statistics = Statistics::default();
+        let spent = Spent { total: 10 * MS, ..Spent::default() };
+        statistics.succeeded(&spent);
+        let before = statistics.latencies();
+        assert_eq!(before.count(), 0);
+        (0..3).for_each(|_| statistics.succeeded(&spent));
+        assert_eq!(statistics.latencies().since(&before).count(), 3);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One thread that owns one engine: takes what waits, runs it, answers; a panic costs that answer and the engine.
 
-use super::batch::{Votes, join, split};
+use super::batch::{Votes, join};
 use super::queue::Entry;
 use super::{Answer, Pool};
 use crate::engine::{Cancel, Engine, EngineError};
@@ -98,28 +98,34 @@ fn joined(pool: &Pool, seat: &mut Seat, entries: &[Entry]) -> Option<(Vec<Vec<Te
     let inputs = join(entries)?;
     let votes = Votes::of(entries);
     let (ears, began) = (votes.listen(entries), Instant::now());
-    let outputs = infer(pool, seat, &inputs, &entries[0].wanted, votes.run()).ok()?;
+    let wanted = &entries[0].wanted;
+    let parts = attempt(pool, seat, |engine| engine.infer_joined(&inputs, &rows, wanted, votes.run())).ok()?;
     let run = began.elapsed();
     drop(ears);
-    let parts = split(&outputs, &rows);
     if parts.is_none() && !pool.unjoinable.swap(true, Ordering::Relaxed) {
         let revision = &pool.options.revision;
         tracing::warn!(revision, "requests are no longer joined: the model's outputs have not as many rows as its inputs");
     }
-    Some((parts?, run))
+    let parts = parts?.into_iter().map(|outputs| complete(outputs, wanted.len())).collect::<Result<_, _>>();
+    Some((parts.ok()?, run))
 }
 
-/// Runs the model on the calling thread. An engine that panics is let go of, so nothing half-changed is seen again.
+/// Runs the model on the calling thread.
 pub(super) fn infer(pool: &Pool, seat: &mut Seat, inputs: &[Tensor], wanted: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, NoAnswer> {
+    complete(attempt(pool, seat, |engine| engine.infer(inputs, wanted, cancel))?, wanted.len())
+}
+
+/// Has the engine do something. One that panics is let go of, so nothing half-changed is seen again.
+fn attempt<T>(pool: &Pool, seat: &mut Seat, run: impl FnOnce(&mut dyn Engine) -> Result<T, EngineError>) -> Result<T, NoAnswer> {
     let attempt = catch_unwind(AssertUnwindSafe(|| {
         let engine = match seat {
             Some(engine) => engine,
             None => seat.insert(pool.model.worker()?),
         };
-        engine.infer(inputs, wanted, cancel)
+        run(&mut **engine)
     }));
     match attempt {
-        Ok(result) => complete(result?, wanted.len()),
+        Ok(result) => Ok(result?),
         Err(panic) => {
             pool.metrics.worker_panicked();
             tracing::error!(model = pool.options.model, revision = pool.options.revision, panic = words(&*panic), "engine panicked");

@@ -7,7 +7,7 @@ use super::exchange::Exchange;
 use super::work::off_the_reactor;
 use crate::engine::generation::{Event, FinishReason, GenerateRequest, Generator, GeneratorInfo, TextTokenizer};
 use crate::inference::InferenceError;
-use crate::observe::GenerationMetrics;
+use crate::observe::{GenerationMetrics, Operation};
 use crate::pool::{Answering, ModelHandle};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
@@ -56,7 +56,13 @@ struct Told {
 ///
 /// # Errors
 /// Those of `prepare`, `unfit` for a model that writes no text, and what the model says to the requests.
-pub(crate) async fn begin<E>(exchange: &mut Exchange, bytes: usize, prepare: Arc<Prepare<E>>, unfit: impl Fn() -> E) -> Result<Begun, E>
+pub(crate) async fn begin<E>(
+    exchange: &mut Exchange,
+    operation: Operation,
+    bytes: usize,
+    prepare: Arc<Prepare<E>>,
+    unfit: impl Fn() -> E,
+) -> Result<Begun, E>
 where
     E: From<Refusal> + Send + 'static,
 {
@@ -72,7 +78,7 @@ where
         match submit(&handle, requests) {
             Ok(answering) => {
                 let model = Arc::clone(&exchange.route.model_name);
-                let told = Told { metrics: GenerationMetrics::new(&model), began: exchange.began(), last: Vec::new() };
+                let told = Told { metrics: GenerationMetrics::new(&model, operation), began: exchange.began(), last: Vec::new() };
                 let tagged = answering.into_iter().enumerate().map(|(prompt, events)| events.map(move |event| (prompt, event)).boxed());
                 let happenings = Happenings { events: tagged.collect(), choices_left, model, told };
                 return Ok(Begun { happenings, tokenizer: Arc::clone(generator.tokenizer()), revision: handle.revision().into() });

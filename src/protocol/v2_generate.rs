@@ -16,6 +16,7 @@ use super::sse;
 use super::writing::{self, Writer};
 use crate::codec::fields::{Fields, Mistake};
 use crate::engine::generation::{Event, FinishReason, Finished, GenerateRequest, Generator, TextTokenizer, Token};
+use crate::observe::Operation;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -174,7 +175,7 @@ pub(super) async fn start(door: &Arc<Door>, exchange: &mut Exchange, asked: Aske
     let (model, work) = (Arc::clone(&exchange.route.model_name), asked.options.work(asked.bytes()));
     let unfit = || Problem::bad_request(format!("Model {model} does not generate text"));
     let prepare = Arc::new(move |generator: &Arc<dyn Generator>| asked.requests(&**generator, &terms));
-    generating::begin(exchange, work, prepare, unfit).await.map_err(|problem| problem.refusal().clone())
+    generating::begin(exchange, Operation::TextCompletion, work, prepare, unfit).await.map_err(|problem| problem.refusal().clone())
 }
 
 fn check_version(exchange: &Exchange, version: Option<&str>) -> Result<(), Refusal> {

@@ -24,6 +24,8 @@ pub const JUDGE_REQUESTS: &str = "kserved.io/judge-requests";
 pub const JUDGE_ERROR_MARGIN: &str = "kserved.io/judge-error-margin";
 /// How many times as long the canary may take, on average.
 pub const JUDGE_LATENCY_RATIO: &str = "kserved.io/judge-latency-ratio";
+/// How many times as long the canary's slowest of a hundred may take.
+pub const JUDGE_TAIL_RATIO: &str = "kserved.io/judge-tail-ratio";
 /// The relative difference of a number beyond which an answer counts as another one.
 pub const JUDGE_DRIFT_TOLERANCE: &str = "kserved.io/judge-drift-tolerance";
 /// Which share of the compared answers may be other ones, as a part of one.
@@ -40,7 +42,7 @@ pub struct RolloutSpec {
     pub sticky_header: Option<Arc<str>>,
     /// `deploymentStrategy: {type: Recreate}`: the old revision may go before the new one is loaded.
     pub recreate: bool,
-    /// How a canary is judged, where it is.
+    /// How canaries are judged, where they are: that of `canaryTrafficPercent`, or those of `spec.canary`.
     pub judge: Option<JudgeSpec>,
 }
 
@@ -53,6 +55,9 @@ pub struct JudgeSpec {
     pub error_margin: f64,
     /// How many times as long the canary may take, on average.
     pub latency_ratio: f64,
+    /// How many times as long as 99 of a hundred requests to the stable revision took one to the canary may take, but for
+    /// one of a hundred.
+    pub tail_ratio: f64,
     /// The relative difference beyond which an answer counts as another one; nothing: differences decide nothing.
     pub drift_tolerance: Option<f64>,
     /// Which share of the compared answers may be other ones.
@@ -63,7 +68,15 @@ pub struct JudgeSpec {
 
 impl Default for JudgeSpec {
     fn default() -> Self {
-        Self { requests: 100, error_margin: 0.05, latency_ratio: 1.5, drift_tolerance: None, drift_share: 0.05, shadow_percent: 0 }
+        Self {
+            requests: 100,
+            error_margin: 0.05,
+            latency_ratio: 1.5,
+            tail_ratio: 2.0,
+            drift_tolerance: None,
+            drift_share: 0.05,
+            shadow_percent: 0,
+        }
     }
 }
 
@@ -83,7 +96,7 @@ pub fn rollout_of(service: &InferenceService) -> Result<RolloutSpec, ResolveErro
         wish: if knative { Wish { percent, tag_latest } } else { Wish::default() },
         sticky_header: notes.sticky_header()?,
         recreate: is_recreate(service),
-        judge: if knative && notes.is_true(CANARY_JUDGE) { Some(notes.judge()?) } else { None },
+        judge: if notes.is_true(CANARY_JUDGE) { Some(notes.judge()?) } else { None },
     })
 }
 
@@ -123,6 +136,7 @@ impl<'a> Notes<'a> {
             requests: self.number(JUDGE_REQUESTS, 1, u64::MAX)?.unwrap_or(known.requests),
             error_margin: self.number(JUDGE_ERROR_MARGIN, 0.001, 1.0)?.unwrap_or(known.error_margin),
             latency_ratio: self.number(JUDGE_LATENCY_RATIO, 1.0, f64::MAX)?.unwrap_or(known.latency_ratio),
+            tail_ratio: self.number(JUDGE_TAIL_RATIO, 1.0, f64::MAX)?.unwrap_or(known.tail_ratio),
             drift_tolerance,
             drift_share: self.number(JUDGE_DRIFT_SHARE, 0.001, 1.0)?.unwrap_or(known.drift_share),
             shadow_percent: self.number(JUDGE_SHADOW_PERCENT, 0, 100)?.unwrap_or(shadow_default),

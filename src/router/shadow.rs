@@ -31,7 +31,8 @@ pub struct Shadow {
 
 #[derive(Debug)]
 struct Copies {
-    send: mpsc::Sender<Copied>,
+    /// One for each that compares.
+    send: Vec<mpsc::Sender<Copied>>,
     held_bytes: Arc<AtomicUsize>,
     bytes_max: usize,
     asked: AtomicUsize,
@@ -64,11 +65,10 @@ impl Drop for Held {
 
 impl Shadow {
     /// Copies `percent` of the requests that `shown` answers, a route to one revision, evenly spread; and where the
-    /// copies come out.
+    /// copies come out, once for each of `canaries`.
     #[must_use]
-    pub fn new(shown: Arc<Route>, percent: u32, bounds: Bounds) -> (Self, mpsc::Receiver<Copied>) {
-        let (send, received) = mpsc::channel(bounds.requests_max.max(1));
-        let copies = Copies { send, held_bytes: Arc::default(), bytes_max: bounds.bytes_max, asked: AtomicUsize::new(0) };
+    pub fn new(shown: Arc<Route>, percent: u32, canaries: usize, bounds: Bounds) -> (Self, Vec<mpsc::Receiver<Copied>>) {
+        let (copies, received) = Copies::new(canaries, bounds);
         (Self { shown, percent: percent.min(100), copies: Arc::new(copies) }, received)
     }
 
@@ -95,20 +95,31 @@ impl Shadow {
         }
         let (inputs, outputs) = (request.inputs.clone(), request.outputs.clone());
         let response = handle.infer(request, deadline).await?;
-        self.copies.send(inputs, outputs, &response.outputs);
+        self.copies.send(&inputs, &outputs, &response.outputs);
         Ok(response)
     }
 }
 
 impl Copies {
+    fn new(canaries: usize, bounds: Bounds) -> (Self, Vec<mpsc::Receiver<Copied>>) {
+        let (send, received) = (0..canaries).map(|_| mpsc::channel(bounds.requests_max.max(1))).unzip();
+        (Self { send, held_bytes: Arc::default(), bytes_max: bounds.bytes_max, asked: AtomicUsize::new(0) }, received)
+    }
+
     /// Whether it is the turn of the next request: of a hundred in a row as many as the percentage says.
     fn is_turn(&self, percent: u32) -> bool {
         let (percent, asked) = (percent as usize, self.asked.fetch_add(1, Ordering::Relaxed));
         (asked.wrapping_add(1).wrapping_mul(percent) / 100) != (asked.wrapping_mul(percent) / 100)
     }
 
-    /// Hands a copy over if there is room for it; never waits.
-    fn send(&self, inputs: Vec<Tensor>, outputs: Vec<RequestedOutput>, answer: &[Tensor]) {
+    /// Hands a copy to each that compares, where there is room for it; never waits.
+    fn send(&self, inputs: &[Tensor], outputs: &[RequestedOutput], answer: &[Tensor]) {
+        for send in &self.send {
+            self.send_to(send, inputs, outputs, answer);
+        }
+    }
+
+    fn send_to(&self, send: &mpsc::Sender<Copied>, inputs: &[Tensor], outputs: &[RequestedOutput], answer: &[Tensor]) {
         let bytes: usize = inputs.iter().chain(answer).map(|tensor| tensor.data().len()).sum();
         let held = Held { bytes, all: Arc::clone(&self.held_bytes) };
         // Counted first, so that two requests at once cannot both take the last room.
@@ -116,7 +127,7 @@ impl Copies {
             return;
         }
         // A full queue, or nobody who compares any more: this request is not compared.
-        let _ = self.send.try_send(Copied { inputs, outputs, answer: answer.to_vec(), _held: held });
+        let _ = send.try_send(Copied { inputs: inputs.to_vec(), outputs: outputs.to_vec(), answer: answer.to_vec(), _held: held });
     }
 }
 
@@ -130,8 +141,8 @@ mod tests {
     }
 
     fn copies(requests_max: usize, bytes_max: usize) -> (Copies, mpsc::Receiver<Copied>) {
-        let (send, received) = mpsc::channel(requests_max);
-        (Copies { send, held_bytes: Arc::default(), bytes_max, asked: AtomicUsize::new(0) }, received)
+        let (copies, mut received) = Copies::new(1, Bounds { requests_max, bytes_max });
+        (copies, received.remove(0))
     }
 
     #[test]
@@ -147,24 +158,31 @@ mod tests {
     fn no_more_copies_wait_than_may_in_number_and_in_bytes() {
         let (in_number, mut received) = copies(2, 1000);
         for _ in 0..3 {
-            in_number.send(vec![tensor(1)], Vec::new(), &[tensor(1)]);
+            in_number.send(&[tensor(1)], &[], &[tensor(1)]);
         }
         assert!(received.try_recv().is_ok() && received.try_recv().is_ok() && received.try_recv().is_err());
         assert_eq!(in_number.held_bytes.load(Ordering::Acquire), 0, "what is not kept holds nothing");
         let (in_bytes, mut received) = copies(10, 100);
         for _ in 0..3 {
-            in_bytes.send(vec![tensor(30)], Vec::new(), &[tensor(20)]);
+            in_bytes.send(&[tensor(30)], &[], &[tensor(20)]);
         }
         assert!(received.try_recv().is_ok() && received.try_recv().is_ok() && received.try_recv().is_err());
-        in_bytes.send(vec![tensor(30)], Vec::new(), &[tensor(20)]);
+        in_bytes.send(&[tensor(30)], &[], &[tensor(20)]);
         assert!(received.try_recv().is_ok(), "what was taken made room");
+    }
+
+    #[test]
+    fn every_canary_gets_a_copy_of_the_same_request() {
+        let (copies, mut received) = Copies::new(2, Bounds { requests_max: 1, bytes_max: 100 });
+        copies.send(&[tensor(1)], &[], &[tensor(1)]);
+        assert!(received.iter_mut().all(|received| received.try_recv().is_ok()));
     }
 
     #[test]
     fn a_copy_for_nobody_is_dropped() {
         let (copies, received) = copies(1, 100);
         drop(received);
-        copies.send(vec![tensor(1)], Vec::new(), &[]);
+        copies.send(&[tensor(1)], &[], &[]);
         assert_eq!(copies.held_bytes.load(Ordering::Acquire), 0);
     }
 }

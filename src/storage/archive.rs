@@ -17,6 +17,8 @@ pub(super) enum Packing {
     Tar,
     /// `.tar.gz`, `.tgz`
     TarGz,
+    /// A layer of an image that is packed with zstd; no name means it.
+    TarZstd,
     /// `.zip`
     Zip,
     /// `.gz`: one file
@@ -55,6 +57,7 @@ pub(super) fn unpack(archive: &Path, packing: Packing, target: &Path, name: &str
     match packing {
         Packing::Tar => room.unpack_tar(reader),
         Packing::TarGz => room.unpack_tar(MultiGzDecoder::new(reader)),
+        Packing::TarZstd => room.unpack_tar(zstd::Decoder::with_buffer(reader).map_err(|error| disk_error(&error, archive))?),
         Packing::Zip => room.unpack_zip(reader),
         Packing::Gz => room.unpack_gz(reader),
     }
@@ -216,11 +219,14 @@ mod tests {
 
     impl Unpacked {
         fn of(name: &str, content: &[u8]) -> Self {
+            Self::packed(name, Packing::of(name).unwrap(), content)
+        }
+
+        fn packed(name: &str, packing: Packing, content: &[u8]) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let (archive, target) = (folder.path().join("body"), folder.path().join("in/files"));
             fs::write(&archive, content).unwrap();
             fs::create_dir_all(&target).unwrap();
-            let packing = Packing::of(name).unwrap();
             let outcome = unpack(&archive, packing, &target, name, &BOUNDS).map_err(|error| error.to_string());
             Self { folder, outcome }
         }
@@ -252,6 +258,7 @@ mod tests {
         assert_eq!(Unpacked::of("a.tar", &tar).read("top/m.onnx"), b"model");
         assert_eq!(Unpacked::of("a.tgz", &gz_of(&tar)).read("top/m.onnx"), b"model");
         assert_eq!(Unpacked::of("a.zip", &zip_of(&[("top/m.onnx", b"model")])).read("top/m.onnx"), b"model");
+        assert_eq!(Unpacked::packed("layer", Packing::TarZstd, &zstd::encode_all(&*tar, 0).unwrap()).read("top/m.onnx"), b"model");
         assert_eq!(Unpacked::of("m.onnx.gz", &gz_of(b"model")).read("m.onnx"), b"model");
     }
 

@@ -47,10 +47,10 @@ fn take_models(folder: &Path, files: &[Fetched], bounds: &Bounds) -> Result<(), 
         let path = folder.join(&file.path);
         let open = File::open(&path).map_err(|error| disk_error(&error, &path))?;
         let reader = BufReader::new(open);
-        if file.packing == Some(Packing::TarGz) {
-            room.lay_over(MultiGzDecoder::new(reader))?;
-        } else {
-            room.lay_over(reader)?;
+        match file.packing {
+            Some(Packing::TarGz) => room.lay_over(MultiGzDecoder::new(reader))?,
+            Some(Packing::TarZstd) => room.lay_over(zstd::Decoder::with_buffer(reader).map_err(|error| disk_error(&error, &path))?)?,
+            _ => room.lay_over(reader)?,
         }
         fs::remove_file(&path).map_err(|error| disk_error(&error, &path))?;
     }

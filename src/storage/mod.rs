@@ -21,6 +21,7 @@ mod pins;
 mod progress;
 mod recheck;
 mod room;
+mod shelf;
 mod source;
 
 pub use cache::{Cache, Damage, Imported, KeptFile, KeptModel, PruneTo, Pruned, Record, Removal, Usage};
@@ -30,6 +31,7 @@ pub use download::sha256_of_hex;
 pub use error::StorageError;
 pub use model_dir::ModelDir;
 pub use progress::{OnProgress, Progress};
+pub use shelf::Shelf;
 
 use crate::resolve::storage_container::Fetcher;
 use crate::resolve::storage_env::StorageEnv;

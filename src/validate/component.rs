@@ -1,6 +1,6 @@
 //! Rules for what every component has: replicas, scaling, concurrency, timeout, canary share, logger, batcher.
 
-use super::{CLOUD_SCHEMES, Violation};
+use super::Violation;
 use crate::api::component::{
     Batcher, ComponentExtension, LoggerSpec, LoggerStorageSpec, MetricSourceType, MetricTargetType, MetricsSpec, ScaleMetric,
 };
@@ -9,8 +9,8 @@ use crate::api::metadata::ObjectMeta;
 
 /// Words for `logger.mode`.
 const LOGGER_MODES: [&str; 3] = ["all", "request", "response"];
-/// Where request logs can go, beside the stores in a cloud that they cannot go to yet.
-const LOGGER_SCHEMES: [&str; 3] = ["http", "https", "file"];
+/// Where request logs can go.
+const LOGGER_SCHEMES: [&str; 9] = ["http", "https", "file", "s3", "s3a", "gs", "gcs", "abfs", "abfss"];
 /// Words for the autoscaler's annotation.
 pub(super) const AUTOSCALERS: [&str; 4] = ["hpa", "keda", "external", "none"];
 
@@ -128,8 +128,11 @@ impl Component<'_> {
             }
         }
         let scheme = logger.url.as_deref().filter(|url| !url.is_empty()).map(|url| url.split_once("://").map_or("", |(scheme, _)| scheme));
-        if scheme.is_some_and(|scheme| !LOGGER_SCHEMES.contains(&scheme) && !CLOUD_SCHEMES.contains(&scheme)) {
-            found.push(remark("url", "nothing is logged: a logger's url begins with `http://`, `https://` or `file://`"));
+        if scheme.is_some_and(|scheme| !LOGGER_SCHEMES.contains(&scheme)) {
+            found.push(remark(
+                "url",
+                "nothing is logged: a logger's url begins with `http://`, `https://`, `file://`, `s3://`, `gs://` or `abfs://`",
+            ));
         }
     }
 

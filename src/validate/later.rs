@@ -1,12 +1,10 @@
 //! What a service asks for and does not get yet, named so that nothing is dropped silently.
 
-use crate::api::component::{ComponentExtension, LoggerSpec};
+use crate::api::component::ComponentExtension;
 use crate::api::deployment_mode::{DeploymentMode, annotation};
 use crate::api::inference_service::{InferenceService, PredictorSpec};
+use crate::api::pod::ResourceRequirements;
 use crate::api::{SERVER_CONTAINER, TRANSFORMER_CONTAINER};
-
-/// Stores in a cloud that KServe's request logger writes to, by the scheme of its url.
-pub const CLOUD_SCHEMES: [&str; 6] = ["s3", "s3a", "gs", "gcs", "abfs", "abfss"];
 
 /// The fields of a service that are understood and not yet served, each with a sentence.
 #[must_use]
@@ -50,21 +48,18 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
             add(format!("{field}.{name}"), what);
         }
     }
-    if let Some(logger) = &predictor.logger {
-        request_logger(logger, add);
+    gpus(&format!("{field}.model"), predictor.model.as_ref().and_then(|model| model.resources.as_ref()), add);
+    for (index, container) in predictor.containers.iter().enumerate().filter(|(_, container)| container.name == SERVER_CONTAINER) {
+        gpus(&format!("{field}.containers[{index}]"), container.resources.as_ref(), add);
     }
     extension(field, &predictor.extension(), add);
 }
 
-/// Sinks that records cannot go to yet.
-fn request_logger(logger: &LoggerSpec, add: &mut impl FnMut(String, &str)) {
-    let field = "spec.predictor.logger";
-    let scheme = logger.url.as_deref().and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
-    if let Some(scheme) = scheme.filter(|scheme| CLOUD_SCHEMES.contains(scheme)) {
-        add(format!("{field}.url"), &format!("a request logger that writes to `{scheme}://`"));
-    }
-    if logger.marshaller_url.is_some() {
-        add(format!("{field}.marshallerUrl"), "a marshaller of your own");
+/// Limits that ask for a GPU, whoever made it.
+fn gpus(field: &str, resources: Option<&ResourceRequirements>, add: &mut impl FnMut(String, &str)) {
+    let limits = resources.into_iter().flat_map(|resources| &resources.limits);
+    for (name, _) in limits.filter(|(name, amount)| name.ends_with("/gpu") && amount.to_string() != "0") {
+        add(format!("{field}.resources.limits[{name}]"), "a GPU, in place of which the model gets the CPU,");
     }
 }
 

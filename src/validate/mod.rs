@@ -26,7 +26,7 @@ pub use defaulting::default_inference_service;
 pub(crate) use inference_graph::step_field;
 pub use inference_graph::{GraphBounds, inference_graph};
 pub use inference_service::inference_service;
-pub use later::{CLOUD_SCHEMES, not_yet_served};
+pub use later::not_yet_served;
 pub use local_model::{local_model_conflicts, local_model_update};
 pub use serving_runtime::{runtime_conflicts, serving_runtime};
 pub use update::inference_service_update;

@@ -95,6 +95,14 @@ fn old_names_of_deployment_modes_become_new_ones() {
 }
 
 #[test]
+fn a_gpu_that_is_asked_for_is_told_to_be_none() {
+    let found = told_of_predictor("  resources: {limits: {nvidia.com/gpu: '1', cpu: '2'}}");
+    let told = "spec.predictor.model.resources.limits[nvidia.com/gpu]: a GPU, in place of which the model gets the CPU, is not yet served";
+    assert!(found.len() == 1 && found[0].ends_with(told), "{found:?}");
+    assert!(told_of_predictor("  resources: {limits: {nvidia.com/gpu: 0}}").is_empty());
+}
+
+#[test]
 fn a_lone_custom_container_is_named_and_said_to_be_not_yet_served() {
     let service = defaulted("", "predictor:\n  containers:\n  - image: mine", KNATIVE);
     assert_eq!(service.spec.predictor.containers[0].name, "kserve-container");
@@ -193,11 +201,11 @@ fn a_logger_needs_its_mode_and_the_whole_of_its_storage() {
         [
             "a.yaml:11:59: spec.predictor.logger.metadataHeaders[0]: no header is found by this spelling, as in KServe\nhint: write \
              `X-Request-Id`",
-            "a.yaml:11:30: spec.predictor.logger.url: nothing is logged: a logger's url begins with `http://`, `https://` or `file://`",
+            "a.yaml:11:30: spec.predictor.logger.url: nothing is logged: a logger's url begins with `http://`, `https://`, `file://`, `s3://`, \
+             `gs://` or `abfs://`",
         ]
     );
-    let cloud = told_of_predictor("logger: {mode: all, url: 's3://logs/a'}");
-    assert_eq!(cloud, ["a.yaml:11:30: spec.predictor.logger.url: a request logger that writes to `s3://` is not yet served"]);
+    assert!(told_of_predictor("logger: {mode: all, url: 's3://logs/a', marshallerUrl: 'http://m'}").is_empty());
 }
 
 #[test]

@@ -1,7 +1,6 @@
-"""The request logger as its sinks see it: CloudEvents over HTTP, files in a folder, and a sink that hangs."""
+"""The request logger as web servers see it: CloudEvents, and a sink that hangs."""
 
 import base64
-import csv
 import gzip
 import http.server
 import json
@@ -225,35 +224,6 @@ def test_a_sink_that_is_gone_is_told_once(daemon):
         assert ask(daemon, body=body)[0] == 200
     daemon.wait_for(lambda: metric(daemon, "kserved_logger_dropped_total", reason="undelivered") >= 20, 10, "gives up")
     assert daemon.log.read_text().count("the request log cannot be delivered") == 1
-
-
-@pytest.mark.parametrize("form", ["json", "csv"])
-def test_records_are_written_to_a_folder(daemon, form, tmp_path):
-    more = f"      batchSize: 2\n      storage: {{path: daily, parameters: {{format: {form}}}, key: none}}\n"
-    start(daemon, logged(f"file://{tmp_path}/logs", more=more))
-    body = body_of(daemon)
-    status, answer = ask(daemon, body=body, ce_id="../../one")
-    assert status == 200
-    folder = tmp_path / "logs" / "default" / "iris" / "predictor" / "daily"
-    file = daemon.wait_for(lambda: next(folder.glob(f"*one-request.{form}"), None), 10, "writes the batch")
-    if form == "json":
-        records = json.loads(file.read_text())
-    else:
-        records = list(csv.DictReader(file.open()))
-    assert [record["reqType"] for record in records] == [REQUEST, RESPONSE]
-    assert [base64.b64decode(record["bytes"]) for record in records] == [body, answer]
-    assert {record["id"] for record in records} == {"../../one"} and file.parent == folder
-    ask(daemon, path="/v2/models/iris/ready", ce_id="last")
-    assert daemon.stop() == 0
-    assert sorted(path.suffix for path in folder.iterdir()) == [f".{form}"] * len(list(folder.iterdir())), "nothing half-written"
-
-
-def test_what_cannot_be_written_to_is_told_and_the_model_is_served(daemon):
-    start(daemon, logged("s3://logs/iris"))
-    assert ask(daemon, body=body_of(daemon))[0] == 200
-    condition = daemon.condition("iris", "NotYetServed")
-    assert "iris.yaml:" in condition["message"] and "`s3://`" in condition["message"]
-    assert condition["message"].count("s3://") == 1
 
 
 def certificate(folder):

@@ -131,6 +131,37 @@ def test_a_client_that_leaves_frees_its_place(smol, client):
     smol.wait_for(lambda: any(line.startswith(running) and line.endswith(" 0") for line in smol.client.get("/metrics").body.decode().splitlines()), 20, "forgets the answer")
 
 
+def test_what_callers_see_is_measured_under_vllms_names_and_those_of_the_conventions(smol, client):
+    def page():
+        lines = smol.client.get("/metrics").body.decode().splitlines()
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line and not line.startswith("#")}
+
+    def count(page, name, **labels):
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        return sum(value for line, value in page.items() if line.startswith(name + "{") and all(label in line for label in wanted))
+
+    before = page()
+    answer = client.chat.completions.create(model="smol", messages=QUESTION, temperature=0, max_tokens=8, extra_body={"ignore_eos": True})
+    client.completions.create(model="smol", prompt="Once", temperature=0, max_tokens=3, extra_body={"ignore_eos": True})
+    after = page()
+
+    def more(name, **labels):
+        return count(after, name, **labels) - count(before, name, **labels)
+
+    assert more("vllm:generation_tokens_total", model_name="smol") == 11
+    assert more("vllm:prompt_tokens_total", model_name="smol") > answer.usage.prompt_tokens
+    assert more("vllm:request_success_total", model_name="smol", finished_reason="length") == 2
+    for name, times in [("time_to_first_token_seconds", 2), ("inter_token_latency_seconds", 9), ("e2e_request_latency_seconds", 2), ("request_queue_time_seconds", 2)]:
+        assert more(f"vllm:{name}_count", model_name="smol") == times, name
+    of_chat = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "kserved", "gen_ai_request_model": "smol", "gen_ai_response_model": "smol"}
+    assert more("gen_ai_server_request_duration_seconds_count", **of_chat) == 1
+    assert more("gen_ai_server_time_to_first_token_seconds_count", **of_chat) == 1
+    assert more("gen_ai_server_time_per_output_token_seconds_count", **of_chat) == 7
+    assert more("gen_ai_client_token_usage_sum", gen_ai_token_type="output", **of_chat) == 8
+    assert more("gen_ai_client_token_usage_sum", gen_ai_token_type="input", **of_chat) == answer.usage.prompt_tokens
+    assert more("gen_ai_client_token_usage_sum", gen_ai_token_type="output", gen_ai_operation_name="text_completion") == 3
+
+
 def test_triton_s_generate_answers_whole_and_streamed(smol):
     body = {"text_input": "The capital of France is", "parameters": {"temperature": 0, "max_tokens": 3}}
     whole = smol.client.request("POST", "/v2/models/smol/generate", json.dumps(body))

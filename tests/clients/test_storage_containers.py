@@ -77,6 +77,32 @@ def test_the_end_of_stderr_is_in_the_status_and_the_command_is_tried_again(daemo
     daemon.wait_ready("iris", within_s=60)
 
 
+def test_how_much_a_command_has_brought_is_told_while_it_runs(daemon):
+    go = daemon.folder / "go"
+    command = script(daemon, f'head -c 3145728 /dev/zero > "$2/more"\nwhile [ ! -e {go} ]; do sleep 0.1; done\ncp "$HUB/identity_fp32.onnx" "$2/model.onnx"\n')
+    daemon.write("hub.yaml", container("hub", command))
+    daemon.write("iris.yaml", service("iris", "hub://flowers/iris"))
+    daemon.start(config=ALLOWED, ready_within_s=0)
+
+    def told():
+        return (daemon.condition("iris", "PredictorReady") or {}).get("message", "")
+
+    daemon.wait_for(lambda: "fetching the model: 3 MiB" in told(), 30, "tells how far it is")
+    go.touch()
+    daemon.wait_ready("iris")
+
+
+def test_commands_are_one_of_the_schemes_that_must_be_allowed_where_some_are(daemon):
+    daemon.write("hub.yaml", container("hub", script(daemon, 'cp "$HUB/identity_fp32.onnx" "$2/model.onnx"\n')))
+    daemon.write("iris.yaml", service("iris", "hub://flowers/iris"))
+    allowed = "storage:\n  allowed_schemes: [s3]\n  containers: {run_commands: true}\n"
+    daemon.start(config=allowed)
+    daemon.wait_for(lambda: "`storage.allowed_schemes` is `s3`, and this is `command`" in message(daemon, "iris"), 30, "says which setting forbids it")
+    daemon.stop()
+    daemon.start(config=allowed.replace("[s3]", "[s3, command]"))
+    daemon.wait_ready("iris")
+
+
 def test_a_service_that_goes_takes_its_command_and_all_it_started_along(daemon):
     daemon.write("hub.yaml", container("hub", script(daemon, f"sleep 1000 & echo $! > {daemon.folder}/child.new; mv {daemon.folder}/child.new {daemon.folder}/child; wait\n")))
     daemon.write("iris.yaml", service("iris", "hub://flowers/iris"))

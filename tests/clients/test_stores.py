@@ -1,9 +1,12 @@
 """Models from every kind of store, end to end, and again without any network; what a user is told when it goes wrong."""
 
+import base64
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import sys
 import time
 
@@ -222,6 +225,115 @@ def test_a_branch_is_looked_at_again_at_a_start_and_fetched_only_if_it_has_a_new
     assert version() == second, "what is kept is served without the hub"
 
 
+def check_rechecks(daemon, change, close, **start):
+    """A start an hour later asks and fetches nothing; after a change it fetches; without the store it serves what is kept."""
+    start["config"] = "storage: {recheck_interval_s: 60, download: {attempts_max: 1}, http: {connect_timeout_s: 2}}\n"
+
+    def start_an_hour_later():
+        daemon.stop()
+        for record in (daemon.folder / "cache" / "models").glob("*/model.json"):
+            os.utime(record, (time.time() - 3600,) * 2)
+        daemon.start(**start)
+        daemon.wait_ready("iris")
+        assert species(daemon) == b"setosa"
+        return daemon.resource("iris")["status"]["modelStatus"]["cached"]
+
+    first = start_an_hour_later()
+    assert first["version"] and start_an_hour_later() == first, "nothing was fetched"
+    change()
+    second = start_an_hour_later()
+    assert second["version"] != first["version"]
+    assert kept(daemon)["config.json"] == hashlib.sha256(b"[1]").hexdigest()
+    close()
+    assert start_an_hour_later() == second, "what is kept is served without the store"
+
+
+def test_a_changed_model_of_modelscope_is_fetched_at_a_later_start(daemon):
+    files = dict(FILES)
+    with servers.modelscope_double(files, "ms_sesame") as hub:
+        start = {"environment": {"MODELSCOPE_ENDPOINT": hub.address, "MODELSCOPE_API_TOKEN": "ms_sesame"}}
+        serve(daemon, "modelscope://team/iris", **start)
+        check_rechecks(daemon, lambda: files.update({"config.json": b"[1]"}), lambda: hub.server.shutdown(), **start)
+
+
+def changed(folder, tmp_path):
+    """The model's folder with another file in it."""
+    shutil.copytree(folder, tmp_path / "changed")
+    (tmp_path / "changed" / "iris" / "config.json").write_bytes(b"[1]")
+    return tmp_path / "changed"
+
+
+def test_a_changed_bucket_is_fetched_at_a_later_start(daemon, folder, tmp_path):
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(servers.moto(tmp_path / "moto"))
+        key = servers.fill("s3", address, folder)
+        keys = {"AWS_ACCESS_KEY_ID": key["id"], "AWS_SECRET_ACCESS_KEY": key["secret"]}
+        start = {"environment": {**keys, "AWS_ENDPOINT_URL": address}}
+        serve(daemon, "s3://models/team/iris", **start)
+        check_rechecks(daemon, lambda: servers.fill("s3_put", address, changed(folder, tmp_path), **keys), stack.close, **start)
+
+
+def test_a_tag_that_names_another_image_is_fetched_at_a_later_start(daemon, folder, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    login = {"REGISTRY_USER": "tester", "REGISTRY_PASSWORD": "sesame", "SCRATCH": str(scratch)}
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(servers.registry(tmp_path / "registry"))
+        servers.fill("registry", address, folder / "iris", **login)
+        host = address.removeprefix("http://")
+        docker = json.dumps({"auths": {host: {"username": "tester", "password": "sesame"}}})
+        serve(daemon, f"oci://{host}/team/image:v1", secret("docker", **{".dockerconfigjson": docker}))
+        check_rechecks(daemon, lambda: servers.fill("registry", address, changed(folder, tmp_path) / "iris", **login), stack.close)
+
+
+def test_a_repository_with_a_new_commit_is_fetched_at_a_later_start(daemon, tmp_path):
+    cert = servers.certificate(tmp_path / "tls")
+    with servers.git_server(tmp_path / "git", FILES, cert) as git:
+        trust = {"environment": {"GIT_SSL_CAINFO": str(cert[0])}}
+        serve(daemon, f"{git.address}/team/iris.git", secret("git", GIT_USERNAME="tester", GIT_PASSWORD="sesame"), **trust)
+        check_rechecks(daemon, lambda: git.change("config.json", b"[1]"), lambda: git.server.shutdown(), **trust)
+
+
+def crc64nvme(content):
+    value = (1 << 64) - 1
+    for byte in content:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x9A6C9329AC4BC9B5 if value & 1 else 0)
+    return (value ^ (1 << 64) - 1).to_bytes(8, "big")
+
+
+def test_the_checksum_that_s3_keeps_of_a_whole_object_is_checked(daemon):
+    """An object that came in parts has no MD5; its CRC64NVME is told, and once it is wrong."""
+    sent = {}
+
+    def answer(request):
+        if "list-type" in request.path:
+            entry = f'<Contents><Key>iris/model.onnx</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>"a-2"</ETag><Size>{len(IRIS)}</Size></Contents>'
+            text = f'<?xml version="1.0"?><ListBucketResult><Name>models</Name><IsTruncated>false</IsTruncated>{entry}</ListBucketResult>'
+            return request.send(200, text.encode(), "application/xml")
+        assert request.headers["x-amz-checksum-mode"] == "ENABLED"
+        headers = {"ETag": '"a-2"', "Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT", "x_amz_checksum_type": "FULL_OBJECT"}
+        request.send(200, IRIS, "application/octet-stream", **headers, x_amz_checksum_crc64nvme=sent["crc"])
+
+    with servers.Double(answer) as store:
+        start = {"environment": {"AWS_ENDPOINT_URL": store.address, "awsAnonymousCredential": "true", "HOME": str(daemon.folder)}}
+        sent["crc"] = base64.b64encode(bytes(8)).decode()
+        assert "they must hash to CRC64NVME `0000000000000000`" in told(daemon, "s3://models/iris", **start)
+        assert crc64nvme(b"123456789") == bytes.fromhex("ae8b14860a799888")
+        sent["crc"] = base64.b64encode(crc64nvme(IRIS)).decode()
+        daemon.wait_ready("iris", within_s=60)
+
+
+def test_a_store_that_is_real_tells_its_checksums(daemon, folder, tmp_path):
+    with servers.moto(tmp_path / "moto") as address:
+        key = servers.fill("s3", address, folder)
+        keys = {"AWS_ACCESS_KEY_ID": key["id"], "AWS_SECRET_ACCESS_KEY": key["secret"]}
+        assert "ChecksumCRC32" in servers.fill("s3_put", address, folder, **keys, CHECKSUM="CRC32")
+        serve(daemon, "s3://models/team/iris", environment={**keys, "AWS_ENDPOINT_URL": address})
+        assert kept(daemon) == DIGESTS
+
+
 def test_modelscope(daemon):
     with servers.modelscope_double(FILES, "ms_sesame") as hub:
         start = {"environment": {"MODELSCOPE_ENDPOINT": hub.address}}
@@ -246,6 +358,20 @@ def test_a_file_share_of_azure(daemon):
     offline(daemon, **start)
 
 
+def test_a_file_share_of_azure_opens_to_its_accounts_key(daemon):
+    """The double compares each signature with the one that Azure's own client gives the request."""
+    uri, key = "https://acct.file.core.windows.net/models/iris", base64.b64encode(b"sesame of the account").decode()
+    with servers.file_share_double({f"models/iris/{name}": content for name, content in FILES.items()}, key=key) as share:
+        start = {"environment": {"AZURE_STORAGE_FILE_ENDPOINT": share.address}}
+        wrong = base64.b64encode(b"another").decode()
+        assert "the key is not the account's" in told(daemon, uri, secret("azure", AZURE_STORAGE_ACCESS_KEY=wrong), **start)
+        daemon.write("credentials.yaml", secret("azure", AZURE_STORAGE_ACCESS_KEY=key))
+        daemon.wait_ready("iris", within_s=60)
+        assert species(daemon) == b"setosa" and kept(daemon) == DIGESTS
+        assert key not in daemon.log.read_text()
+    offline(daemon, **start)
+
+
 def test_patterns_say_which_files_of_a_model_are_fetched(daemon):
     with servers.hub_double(FILES, "hf_sesame") as hub:
         environment = {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_sesame", "STORAGE_ALLOW_PATTERNS": '["*.onnx", "*.json"]'}
@@ -260,7 +386,7 @@ def test_a_model_in_the_hubs_own_cache_is_served_without_asking(daemon, tmp_path
     assert not (daemon.folder / "cache" / "models").exists()
 
 
-@pytest.mark.parametrize("name", ["image", "files"])
+@pytest.mark.parametrize("name", ["image", "files", "zstd"])
 def test_a_registry(daemon, folder, tmp_path, name):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -274,7 +400,7 @@ def test_a_registry(daemon, folder, tmp_path, name):
         daemon.write("credentials.yaml", secret("docker", **{".dockerconfigjson": docker}))
         daemon.wait_ready("iris")
         # The client gives files their bare names.
-        expected = DIGESTS if name == "image" else {pathlib.PurePath(path).name: digest for path, digest in DIGESTS.items()}
+        expected = DIGESTS if name != "files" else {pathlib.PurePath(path).name: digest for path, digest in DIGESTS.items()}
         assert species(daemon) == b"setosa" and kept(daemon) == expected
         daemon.write("gone.yaml", service("gone", f"oci://{host}/team/{name}:v9"))
         assert "no such image or tag" in daemon.wait_for(lambda: failure(daemon, "gone"), 30, "says that there is no such tag")

@@ -12,8 +12,10 @@ use kserved::pool::threads::ThreadBudget;
 use kserved::pool::{ModelHandle, PoolOptions};
 use kserved::protocol::{Config, Doors};
 use kserved::resolve::logging::{HttpSink, LogMode, LoggingSpec, Sink, Tls};
+use kserved::resolve::storage_env::StorageEnv;
 use kserved::router::graph::Graphs;
 use kserved::router::{Logbook, Loggers, Repository, Route, RouteTable, Router, Split, Target, logger};
+use kserved::storage::{Config as StorageConfig, Storage};
 use kserved::tensor::{DataType, Tensor};
 use prost::Message;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -137,7 +139,7 @@ fn serve(route: Route) -> Server {
             let router = Router::default();
             router.swap(RouteTable::new("default", [route]));
             // That another service is logged costs this one nothing.
-            let logbook = Logbook::new(logger::Config::default());
+            let logbook = Logbook::new(logger::Config::default(), Storage::new(StorageConfig::default(), StorageEnv::default()));
             let logger = logbook.open(logging_of_another());
             let spec = logger.spec().clone();
             router.set_loggers(Loggers::default().with(&spec.namespace, &spec.service, Some(logger)));

@@ -57,14 +57,21 @@ impl Embeddings {
         Ok(Self { model, request: InferenceRequest { inputs, outputs, ..InferenceRequest::default() }, form, dimensions })
     }
 
+    /// Tokens of all texts that were answered.
+    #[must_use]
+    pub fn tokens(&self, response: &InferenceResponse) -> usize {
+        let counts = response.outputs.iter().find(|output| **output.name() == *TOKEN_COUNT);
+        let counts = counts.map_or_else(Vec::new, |counts| buffer::as_numbers::<i32>(counts.data()).into_owned());
+        counts.iter().filter_map(|count| usize::try_from(*count).ok()).sum()
+    }
+
     /// Writes the answer.
     ///
     /// # Errors
     /// [`Mistake`] where more dimensions are asked for than a vector has.
     pub fn write(&self, response: &InferenceResponse, id: &str, created: u64) -> Result<Vec<u8>, Mistake> {
         let output = |name: &str| response.outputs.iter().find(|output| **output.name() == *name);
-        let counts = output(TOKEN_COUNT).map_or_else(Vec::new, |counts| buffer::as_numbers::<i32>(counts.data()).into_owned());
-        let tokens: i64 = counts.iter().map(|count| i64::from(*count)).sum();
+        let tokens = self.tokens(response);
         let vectors = output(VECTORS);
         let width = vectors.and_then(|vectors| usize::try_from(*vectors.shape().get(1)?).ok()).unwrap_or(0);
         let taken = self.dimensions.unwrap_or(width);

@@ -5,6 +5,7 @@
 //! found after a few failures, a good one has to answer a number of requests first.
 
 use super::drift::Difference;
+use crate::pool::latencies::LatencyCounts;
 use crate::resolve::rollout::JudgeSpec;
 use std::time::Duration;
 
@@ -14,6 +15,12 @@ const ERROR_RATE: f64 = 0.01;
 const FAILED_BEFORE: (f64, f64) = (0.5, 50.0);
 /// Differences in time below this are not the model's.
 const LATENCY_NOISE: Duration = Duration::from_millis(1);
+/// A ratio beyond this is none.
+const TAIL_RATIO_MAX: f64 = 1e6;
+/// Of a thousand requests, those that make the tail.
+pub(super) const TAIL_PER_MILLE: u64 = 10;
+/// The share of requests beyond the tail's bound that a good canary has, and that is too much.
+const TAIL_SHARES: (f64, f64) = (0.01, 0.05);
 /// Of the share of differing answers that is too much, the part that a good canary may have.
 const DRIFT_GOOD: f64 = 0.2;
 
@@ -23,6 +30,27 @@ pub(super) struct Evidence {
     pub(super) canary: Side,
     pub(super) stable: Side,
     pub(super) compared: Compared,
+    pub(super) tail: Option<Tail>,
+}
+
+/// How long the slowest requests of both took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tail {
+    /// Requests that the canary answered, and those of them that took longer than they may.
+    pub(super) answered: u64,
+    pub(super) beyond: u64,
+    /// What all but one of a hundred took on either.
+    pub(super) canary: Duration,
+    pub(super) stable: Duration,
+}
+
+impl Tail {
+    /// From how long requests took since the trial began; nothing while one of them answered none.
+    pub(super) fn of(canary: &LatencyCounts, stable: &LatencyCounts, bounds: &JudgeSpec) -> Option<Self> {
+        let usual = stable.all_but(TAIL_PER_MILLE)?;
+        let most = usual.mul_f64(bounds.tail_ratio.min(TAIL_RATIO_MAX)).max(usual + LATENCY_NOISE);
+        Some(Self { answered: canary.count(), beyond: canary.above(most), canary: canary.all_but(TAIL_PER_MILLE)?, stable: usual })
+    }
 }
 
 /// What one revision answered to its callers.
@@ -94,15 +122,14 @@ enum Test {
 
 /// What follows from the evidence.
 pub(super) fn decide(seen: &Evidence, bounds: &JudgeSpec) -> Decision {
-    let tests = [errors(seen, bounds), latency(seen, bounds), drift(seen, bounds)];
+    let tests = [errors(seen, bounds), latency(seen, bounds), tail(seen, bounds), drift(seen, bounds)];
     if let Some((_, reason)) = tests.iter().find(|(test, _)| *test == Test::Bad) {
         return Decision::RollBack(reason.clone());
     }
     if tests.iter().any(|(test, _)| *test == Test::Open) {
         return Decision::Wait;
     }
-    let [errors, latency, drift] = tests.map(|(_, reason)| reason);
-    Decision::Promote([errors, latency, drift].into_iter().filter(|reason| !reason.is_empty()).collect::<Vec<_>>().join("; "))
+    Decision::Promote(tests.into_iter().map(|(_, reason)| reason).filter(|reason| !reason.is_empty()).collect::<Vec<_>>().join("; "))
 }
 
 /// Failed requests of both; those of shadowed requests count as the canary's own.
@@ -130,6 +157,19 @@ fn latency(seen: &Evidence, bounds: &JudgeSpec) -> (Test, String) {
     let reason = format!("a request took {:.3} ms on the canary, {:.3} ms on the stable revision", canary * 1e3, stable * 1e3);
     let slower = canary > stable * bounds.latency_ratio && canary > stable + LATENCY_NOISE.as_secs_f64();
     (if slower { Test::Bad } else { Test::Good }, reason)
+}
+
+/// How long the slowest of a hundred took, once both answered enough: a mean hides a few that wait for ages.
+fn tail(seen: &Evidence, bounds: &JudgeSpec) -> (Test, String) {
+    let enough = seen.canary.requests >= bounds.requests && seen.stable.requests >= bounds.requests;
+    let Some(tail) = seen.tail.filter(|_| enough) else { return (Test::Good, String::new()) };
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let reason =
+        format!("99 of a hundred took at most {:.3} ms on the canary, {:.3} ms on the stable revision", ms(tail.canary), ms(tail.stable));
+    match sequential(tail.beyond, tail.answered, TAIL_SHARES) {
+        Test::Bad => (Test::Bad, reason),
+        Test::Good | Test::Open => (Test::Good, reason),
+    }
 }
 
 /// How many answers were other ones.
@@ -172,7 +212,7 @@ mod tests {
     }
 
     fn seen(canary: Side, stable: Side) -> Evidence {
-        Evidence { canary, stable, compared: Compared::default() }
+        Evidence { canary, stable, ..Evidence::default() }
     }
 
     fn decided(evidence: &Evidence) -> &'static str {
@@ -214,6 +254,29 @@ mod tests {
         assert_eq!(decided(&seen(side(100, 0, 14), side(900, 0, 10))), "promote");
         assert_eq!(decided(&seen(side(100, 0, 1), side(900, 0, 0))), "promote", "a millisecond");
         assert_eq!(decided(&seen(side(20, 0, 1000), side(20, 0, 1))), "wait", "few requests say little about time");
+    }
+
+    /// So many requests of 10 ms, and so many of 100 ms.
+    fn times(usual: u64, slow: u64) -> LatencyCounts {
+        let mut counts = LatencyCounts::default();
+        (0..usual).for_each(|_| counts.add(Duration::from_millis(10)));
+        (0..slow).for_each(|_| counts.add(Duration::from_millis(100)));
+        counts
+    }
+
+    #[test]
+    fn a_canary_whose_slowest_wait_for_ages_is_rolled_back_though_its_mean_is_fine() {
+        let bounds = JudgeSpec::default();
+        let tried = |usual: u64, slow: u64, stable: &LatencyCounts| {
+            let tail = Tail::of(&times(usual, slow), stable, &bounds);
+            Evidence { tail, ..seen(side(usual + slow, 0, 14), side(1000, 0, 10)) }
+        };
+        assert_eq!(decided(&tried(197, 3, &times(1000, 0))), "promote", "three of two hundred may be");
+        assert_eq!(decided(&tried(188, 12, &times(1000, 0))), "roll back");
+        assert_eq!(decided(&tried(200, 0, &times(1000, 0))), "promote");
+        assert_eq!(decided(&tried(188, 12, &times(940, 60))), "promote", "the stable revision has the same tail");
+        let Decision::RollBack(reason) = decide(&tried(188, 12, &times(1000, 0)), &bounds) else { panic!() };
+        assert!(reason.starts_with("99 of a hundred took at most 1") && reason.contains(" ms on the canary, 1"), "{reason}");
     }
 
     #[test]

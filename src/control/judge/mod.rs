@@ -11,10 +11,11 @@ use super::services::{Running, Service};
 use crate::inference::{InferenceError, InferenceRequest, Priority};
 use crate::observe;
 use crate::pool::ModelHandle;
+use crate::pool::latencies::LatencyCounts;
 use crate::resolve::revision::RevisionName;
 use crate::resolve::rollout::JudgeSpec;
 use crate::router::shadow::Copied;
-use decide::{Compared, Decision, Evidence, Side, decide};
+use decide::{Compared, Decision, Evidence, Side, Tail, decide};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,26 +41,30 @@ pub(super) struct Trial {
     pub(super) judge: JudgeSpec,
     pub(super) canary: RevisionName,
     stable: RevisionName,
+    /// The share that the spec asks for.
+    percent: Option<u32>,
     /// What both had answered when the trial began.
-    began: (Answered, Answered),
+    began: [Answered; 2],
     compared: Arc<Mutex<Compared>>,
 }
 
 /// What a revision answered so far.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Answered {
     good: u64,
     failed: u64,
     good_ns: u64,
+    times: LatencyCounts,
 }
 
 impl Answered {
     fn of(handle: &ModelHandle) -> Self {
         let seen = handle.statistics().snapshot();
-        Self { good: seen.success.count, failed: seen.fail.count, good_ns: seen.success.ns }
+        let times = handle.statistics().latencies();
+        Self { good: seen.success.count, failed: seen.fail.count, good_ns: seen.success.ns, times }
     }
 
-    fn since(self, before: Self) -> Side {
+    fn since(&self, before: &Self) -> Side {
         let good = self.good.saturating_sub(before.good);
         let failed = self.failed.saturating_sub(before.failed);
         Side { requests: good + failed, failed, good_time: Duration::from_nanos(self.good_ns.saturating_sub(before.good_ns)) }
@@ -67,9 +72,15 @@ impl Answered {
 }
 
 impl Trial {
-    pub(super) fn new(judge: JudgeSpec, canary: &Running, stable: &Running) -> Self {
-        let began = (Answered::of(&canary.handle), Answered::of(&stable.handle));
-        Self { judge, canary: canary.name.clone(), stable: stable.name.clone(), began, compared: Arc::default() }
+    pub(super) fn new(judge: JudgeSpec, percent: Option<u32>, canary: &Running, stable: &Running) -> Self {
+        let began = [canary, stable].map(|running| Answered::of(&running.handle));
+        Self { judge, canary: canary.name.clone(), stable: stable.name.clone(), percent, began, compared: Arc::default() }
+    }
+
+    /// Whether it asks the same question as another one: what was seen goes on to count.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let question = |trial: &Self| (trial.judge, trial.percent, trial.canary.clone(), trial.stable.clone());
+        question(self) == question(other)
     }
 
     /// Whether requests to that revision are run on the canary as well.
@@ -85,28 +96,37 @@ impl Trial {
     }
 
     fn evidence(&self, canary: &Running, stable: &Running) -> Evidence {
+        let [began, stable_began] = &self.began;
+        let (canary, stable) = (Answered::of(&canary.handle), Answered::of(&stable.handle));
         Evidence {
-            canary: Answered::of(&canary.handle).since(self.began.0),
-            stable: Answered::of(&stable.handle).since(self.began.1),
+            tail: Tail::of(&canary.times.since(&began.times), &stable.times.since(&stable_began.times), &self.judge),
+            canary: canary.since(began),
+            stable: stable.since(stable_began),
             compared: *self.compared.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 }
 
 impl Service {
-    /// Looks at a trial; the verdict, once there is one.
-    fn look_at_trial(&mut self) -> Option<Verdict> {
-        let trial = self.trial.as_ref()?;
+    /// Looks at its trials; the verdicts on those that are over.
+    fn look_at_trials(&mut self) -> Vec<Verdict> {
+        let verdicts: Vec<Verdict> = self.trials.iter().filter_map(|trial| self.look_at(trial)).collect();
+        for verdict in &verdicts {
+            self.trials.retain(|trial| trial.canary != verdict.revision);
+            self.verdicts.retain(|old| old.revision != verdict.revision);
+            self.verdicts.push(verdict.clone());
+        }
+        verdicts
+    }
+
+    fn look_at(&self, trial: &Trial) -> Option<Verdict> {
         let evidence = trial.evidence(self.own(&trial.canary)?, self.own(&trial.stable)?);
         let (promoted, reason) = match decide(&evidence, &trial.judge) {
             Decision::Wait => return None,
             Decision::Promote(reason) => (true, reason),
             Decision::RollBack(reason) => (false, reason),
         };
-        let verdict = Verdict { revision: trial.canary.clone(), percent: self.rollout.wish.percent, promoted, reason };
-        self.trial = None;
-        self.verdict = Some(verdict.clone());
-        Some(verdict)
+        Some(Verdict { revision: trial.canary.clone(), percent: trial.percent, promoted, reason })
     }
 }
 
@@ -117,12 +137,16 @@ pub(super) async fn run_judge(mind: Arc<Mind>) {
     loop {
         tick.tick().await;
         for key in mind.services.tried() {
-            let Some(verdict) = mind.services.with_known(&key, Service::look_at_trial).flatten() else { continue };
-            let word = if verdict.promoted { "promoted" } else { "rolled_back" };
-            tracing::info!(service = %key, canary = %verdict.revision, verdict = word, reason = verdict.reason, "canary judged");
-            observe::canary_judged(word);
-            // Requests move where all other changes of them are made.
-            mind.queue.add(key);
+            let verdicts = mind.services.with_known(&key, Service::look_at_trials).unwrap_or_default();
+            for verdict in &verdicts {
+                let word = if verdict.promoted { "promoted" } else { "rolled_back" };
+                tracing::info!(service = %key, canary = %verdict.revision, verdict = word, reason = verdict.reason, "canary judged");
+                observe::canary_judged(word);
+            }
+            if !verdicts.is_empty() {
+                // Requests move where all other changes of them are made.
+                mind.queue.add(key);
+            }
         }
     }
 }

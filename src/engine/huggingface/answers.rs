@@ -61,16 +61,6 @@ impl Answers {
         self.pooling.as_ref()
     }
 
-    /// Whether a text's answer has the same shape whatever stands beside it, so that requests may be joined.
-    #[must_use]
-    pub fn joins(&self) -> bool {
-        match self.task {
-            Task::TokenClassification => false,
-            Task::FillMask => self.scores == Scores::Best,
-            _ => true,
-        }
-    }
-
     /// The outputs' specs.
     #[must_use]
     pub fn specs(&self) -> Vec<TensorSpec> {
@@ -293,7 +283,6 @@ mod tests {
         assert_eq!(as_numbers::<i64>(outputs[0].data()).as_ref(), [1, 0, 1, NO_LABEL]);
         assert_eq!(as_numbers::<i64>(outputs[1].data()).as_ref(), [1, 2, 1, 2, 1, 2, 0, 0]);
         assert_eq!(as_numbers::<i32>(outputs[2].data()).as_ref(), [2, 1]);
-        assert!(!Answers::new(Task::TokenClassification, &flags, 2, None).joins());
         let scores = answer(Task::TokenClassification, &probabilities_flag(), 2, &[vec![0.0, 0.0, 0.0, 0.0], vec![0.0, 0.0]]);
         assert_eq!(as_numbers::<f64>(scores[0].data()).as_ref(), [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0]);
     }

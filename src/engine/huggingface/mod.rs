@@ -151,7 +151,7 @@ impl HuggingFaceLoader {
             inputs: texts::inputs(task),
             outputs: answers.specs(),
             any_input_name: true,
-            rows_joined: if answers.joins() { self.config.batch_texts_max } else { 0 },
+            rows_joined: self.config.batch_texts_max,
             abilities,
             ..ModelMetadata::default()
         }

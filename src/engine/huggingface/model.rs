@@ -87,8 +87,33 @@ impl Engine for TextWorker {
         let rows = Texts::of(inputs)?.tokenise(tokenizer, answers.pooling(), backend.vocabulary(), cancel)?;
         let values = in_batches(&rows, (*batch_tokens_max, backend.pads()), |batch| self.runner.run(batch, cancel))?;
         let outputs = answers.tensors(&rows, &values, tokenizer)?;
-        Ok(wanted.iter().filter_map(|&at| outputs.get(at).cloned()).collect())
+        Ok(picked(&outputs, wanted))
     }
+
+    /// Texts of all requests share batches; each request's labels are as wide as its own longest text.
+    fn infer_joined(
+        &mut self,
+        inputs: &[Tensor],
+        rows: &[usize],
+        wanted: &[usize],
+        cancel: &Cancel,
+    ) -> Result<Option<Vec<Vec<Tensor>>>, EngineError> {
+        let Shared { tokenizer, answers, backend, batch_tokens_max, .. } = &*self.shared;
+        let texts = Texts::of(inputs)?.tokenise(tokenizer, answers.pooling(), backend.vocabulary(), cancel)?;
+        let values = in_batches(&texts, (*batch_tokens_max, backend.pads()), |batch| self.runner.run(batch, cancel))?;
+        let (mut texts, mut values) = (texts.as_slice(), values.as_slice());
+        let mut own = |count: &usize| {
+            let (text, others) = texts.split_at_checked(*count)?;
+            let (value, rest) = values.split_at_checked(*count)?;
+            (texts, values) = (others, rest);
+            Some(answers.tensors(text, value, tokenizer).map(|outputs| picked(&outputs, wanted)))
+        };
+        rows.iter().map(&mut own).collect::<Option<Result<_, _>>>().transpose()
+    }
+}
+
+fn picked(outputs: &[Tensor], wanted: &[usize]) -> Vec<Tensor> {
+    wanted.iter().filter_map(|&at| outputs.get(at).cloned()).collect()
 }
 
 /// Runs texts in batches of so many tokens, those of about one length together; answers come in the texts' own order.

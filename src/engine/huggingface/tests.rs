@@ -53,6 +53,7 @@ fn weights() -> Vec<u8> {
         layer(&format!("encoder.layer.{at}.output.dense"), WIDTH, INNER);
         layer(&format!("encoder.layer.{at}.output.LayerNorm"), WIDTH, 0);
     }
+    layer("classifier", 2, WIDTH);
     file(&tensors)
 }
 
@@ -93,6 +94,23 @@ fn a_text_has_the_same_vector_alone_and_beside_others() {
     }
     let length: f32 = together[..WIDTH].iter().map(|value| value * value).sum();
     assert!((length - 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn labels_of_joined_requests_are_those_of_each_alone() {
+    let place = bert("BertModel");
+    let model = load(place.path(), &["--task=token_classification"]).unwrap();
+    assert!(model.metadata().rows_joined > 1);
+    let mut worker = model.worker().unwrap();
+    let requests = [vec!["a cat"], vec!["dog", "a dog sits outside a cat"], vec![""]];
+    let rows: Vec<usize> = requests.iter().map(Vec::len).collect();
+    let all: Vec<&str> = requests.concat();
+    let joined = worker.infer_joined(&texts(&all), &rows, &[0, 1], &Cancel::default()).unwrap().unwrap();
+    for (request, answer) in requests.iter().zip(&joined) {
+        assert_eq!(*answer, worker.infer(&texts(request), &[0, 1], &Cancel::default()).unwrap());
+    }
+    let widths: Vec<i64> = joined.iter().map(|answer| answer[0].shape()[2]).collect();
+    assert!(widths[0] < widths[1], "no request is padded for another: {widths:?}");
 }
 
 #[test]

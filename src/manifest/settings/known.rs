@@ -42,7 +42,6 @@ use Class::{Approximated, Honoured, Meaningless};
 
 const IN_PROCESS: Class = Meaningless("ignored: models and their helpers run inside the daemon, not in containers");
 const NO_MESH: Class = Meaningless("ignored: the daemon's own doors are the ingress");
-const CREDENTIALS: Class = Meaningless("ignored: models in cloud stores are not yet served, so no credential is used");
 const FETCHES_ITSELF: Class = Meaningless("ignored: the daemon fetches models itself (`storage` in config.yaml)");
 const ONE_METRICS_PAGE: Class = Meaningless("ignored: all metrics stand at `/metrics` already");
 const NO_NODES: Class = Meaningless("ignored: local model caches are not yet served");
@@ -96,11 +95,11 @@ pub(super) const KEYS: &[Key] = &[
             ("tlsSkipVerify", Honoured),
             ("storage.path", Honoured),
             ("storage.parameters", Honoured),
-            ("storage.key", CREDENTIALS),
-            ("storage.serviceAccountName", CREDENTIALS),
+            ("storage.key", Meaningless("ignored, as by KServe itself: the secrets of `storage.serviceAccountName` open the bucket")),
+            ("storage.serviceAccountName", Honoured),
             ("batchSize", Honoured),
             ("batchInterval", Honoured),
-            ("marshallerUrl", Meaningless("ignored: the daemon writes records itself, as json or csv")),
+            ("marshallerUrl", Honoured),
             ("image", IN_PROCESS),
             ("cpuRequest", IN_PROCESS),
             ("cpuLimit", IN_PROCESS),

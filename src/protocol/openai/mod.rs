@@ -31,6 +31,7 @@ use super::generating::{self, Begun};
 use super::work::off_the_reactor;
 use super::{entrance, logging, writing};
 use crate::engine::generation::Generator;
+use crate::observe::Operation;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -147,12 +148,12 @@ async fn generate(door: &Arc<Door>, exchange: &mut Exchange, asked: &Asked) -> R
         Asked::Completions(asked) => {
             let work = asked.options.work(asked.bytes());
             let prepare = move |generator: &Arc<dyn Generator>| asked.requests(&**generator, &terms);
-            generating::begin(exchange, work, Arc::new(prepare), unfit).await
+            generating::begin(exchange, Operation::TextCompletion, work, Arc::new(prepare), unfit).await
         }
         Asked::Chat(asked) => {
             let work = asked.options.work(asked.bytes());
             let prepare = move |generator: &Arc<dyn Generator>| asked.requests(&**generator, &terms);
-            generating::begin(exchange, work, Arc::new(prepare), unfit).await
+            generating::begin(exchange, Operation::Chat, work, Arc::new(prepare), unfit).await
         }
     }
 }

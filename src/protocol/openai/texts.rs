@@ -6,6 +6,7 @@ use crate::codec::openai::TextLimits;
 use crate::codec::openai::embeddings::Embeddings;
 use crate::codec::openai::rerank::Rerank;
 use crate::inference::{Ability, InferenceRequest, InferenceResponse};
+use crate::observe::{GenerationMetrics, Operation};
 use crate::protocol::door::{Arrival, Door, check_name};
 use crate::protocol::error::Refusal;
 use crate::protocol::exchange::{Exchange, Wire};
@@ -18,9 +19,8 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
-use http::HeaderMap;
-use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -127,6 +127,12 @@ async fn run(door: &Door, arrival: &Arrival, (headers, body): (&HeaderMap, Bytes
         logging::request_bytes(logged, &body);
     }
     let outcome = infer(&mut exchange, asked, kind).await;
+    // The conventions know no word for reranking.
+    if kind == Kind::Embeddings {
+        let metrics = GenerationMetrics::new(&exchange.route.model_name, Operation::Embeddings);
+        let failed = outcome.as_ref().err().map(|problem| problem.refusal().status());
+        metrics.request(exchange.began().elapsed(), failed.as_ref().map(StatusCode::as_str));
+    }
     exchange.end(&outcome.as_ref().map_err(|problem| problem.refusal().clone()));
     let response = outcome?;
     Ok(match &logged {
@@ -140,6 +146,9 @@ async fn infer(exchange: &mut Exchange, mut asked: Asked, kind: Kind) -> Result<
         return Err(Problem::bad_request(format!("Model {} does not support {}", asked.model(), kind.api())));
     }
     let answer = exchange.infer(asked.take_request()).await?;
+    if let Asked::Embeddings(embeddings) = &asked {
+        GenerationMetrics::new(&exchange.route.model_name, Operation::Embeddings).prompt(embeddings.tokens(&answer));
+    }
     let (revision, began) = (Arc::clone(&answer.revision), Instant::now());
     let bytes = answer.outputs.iter().map(|output| output.data().len()).sum();
     let json = off_the_reactor(bytes, move || asked.write(&answer)).await??;

@@ -6,7 +6,10 @@ use crate::api::inference_service::InferenceService;
 use crate::codec::open_inference::{ModelInferRequest, ModelInferResponse, ModelReadyRequest};
 use crate::protocol::Config;
 use crate::resolve::logging::{LoggerDefaults, logging_of};
+use crate::resolve::storage_env::StorageEnv;
 use crate::router::{Logbook, logger};
+use crate::storage::{Config as StorageConfig, Storage};
+use crate::store::Snapshot;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::stream;
@@ -27,13 +30,13 @@ struct Logged {
 impl Logged {
     fn new() -> Self {
         let (house, folder) = (House::new(Config::default()), tempfile::tempdir().unwrap());
-        let book = Logbook::new(logger::Config::default());
+        let book = Logbook::new(logger::Config::default(), Storage::new(StorageConfig::default(), StorageEnv::default()));
         for name in ["echo", "fail"] {
             let mut service = InferenceService::default();
             (service.metadata.namespace, service.metadata.name) = ("default".to_owned(), name.to_owned());
             let spec = json!({ "url": format!("file://{}", folder.path().display()), "mode": "all" });
             service.spec.predictor.logger = serde_json::from_value(spec).unwrap();
-            let spec = logging_of(&service, &LoggerDefaults::default()).unwrap().unwrap();
+            let spec = logging_of(&service, &LoggerDefaults::default(), &Snapshot::default()).unwrap().unwrap();
             let loggers = house.doors.router.loggers().with("default", name, Some(book.open(spec)));
             house.doors.router.set_loggers(loggers);
         }
@@ -56,9 +59,9 @@ fn collect(folder: &Path, found: &mut BTreeMap<String, (String, Vec<u8>)>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         let records: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let bytes = STANDARD.decode(records[0]["bytes"].as_str().unwrap()).unwrap();
+        let bytes = STANDARD.decode(records["Bytes"].as_str().unwrap()).unwrap();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        found.insert(name, (records[0]["contentType"].as_str().unwrap().to_owned(), bytes));
+        found.insert(name, (records["ContentType"].as_str().unwrap().to_owned(), bytes));
     }
 }
 

@@ -12,7 +12,10 @@ use crate::pool::threads::ThreadBudget;
 use crate::pool::{ModelHandle, PoolOptions};
 use crate::resolve::graph::{Callee, World, compile};
 use crate::resolve::logging::{LoggerDefaults, logging_of};
+use crate::resolve::storage_env::StorageEnv;
 use crate::router::{Logbook, RouteTable, Target as RouteTarget, logger};
+use crate::storage::{Config as StorageConfig, Storage};
+use crate::store::Snapshot;
 use crate::tensor::{DataType, Tensor};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -550,11 +553,11 @@ fn patterns_that_stay_the_same_are_read_once() {
 async fn each_step_is_logged_by_its_services_own_logger_as_the_json_it_would_be_over_http() {
     let folder = tempfile::tempdir().unwrap();
     let house = House::usual();
-    let book = Logbook::new(logger::Config::default());
+    let book = Logbook::new(logger::Config::default(), Storage::new(StorageConfig::default(), StorageEnv::default()));
     let mut service = house.services[0].clone();
     service.spec.predictor.logger =
         serde_json::from_value(serde_json::json!({ "url": format!("file://{}", folder.path().display()), "mode": "all" })).unwrap();
-    let spec = logging_of(&service, &LoggerDefaults::default()).unwrap().unwrap();
+    let spec = logging_of(&service, &LoggerDefaults::default(), &Snapshot::default()).unwrap().unwrap();
     house.router.set_loggers(house.router.loggers().with("default", "one", Some(book.open(spec))));
     house.router.propagate(Some(&["Ce-Id".to_owned()]));
     let mut headers = HeaderMap::new();
@@ -566,9 +569,9 @@ async fn each_step_is_logged_by_its_services_own_logger_as_the_json_it_would_be_
     book.end().await;
     let read = |side: &str| -> String {
         let records = std::fs::read(folder.path().join(format!("default/one/predictor/e1-{side}.json"))).unwrap();
-        let record = &serde_json::from_slice::<serde_json::Value>(&records).unwrap()[0];
-        assert_eq!(record["contentType"], "application/json");
-        String::from_utf8(STANDARD.decode(record["bytes"].as_str().unwrap()).unwrap()).unwrap()
+        let record = serde_json::from_slice::<serde_json::Value>(&records).unwrap();
+        assert_eq!(record["ContentType"], "application/json");
+        String::from_utf8(STANDARD.decode(record["Bytes"].as_str().unwrap()).unwrap()).unwrap()
     };
     assert_eq!(read("request"), v2("x"));
     assert_eq!(numbers(&read("response")), [2.5, 3.0]);

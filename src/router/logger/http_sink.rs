@@ -1,36 +1,28 @@
 //! Delivery to a web server: a few records at once, each tried a few times within its deadline.
 
+use super::attempts::{Failure, try_often};
 use super::config::Config;
 use super::events;
 use super::news::News;
 use super::record::Record;
-use crate::resolve::logging::{HttpSink, LoggingSpec};
+use crate::resolve::logging::{HttpSink, LoggingSpec, Tls};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::header::CONTENT_LENGTH;
 use reqwest::{Certificate, Client, StatusCode, redirect};
 use std::error::Error;
 use std::time::{Duration, SystemTime};
-use tokio::time::Instant;
 use url::Url;
 
 /// What a sink's server may send back and is read, so that its connection can be used again.
 const REPLY_BYTES_MAX: usize = 64 << 10;
 
-/// Why a try failed.
-enum Failure {
-    /// Trying again may help.
-    MayPass(String),
-    /// It would not.
-    Final(String),
-}
-
 /// Delivers records until there are no more.
 pub(super) async fn deliver(spec: &LoggingSpec, sink: &HttpSink, config: &Config, news: &News, records: impl Stream<Item = Record>) {
-    let (client, shown) = (&client(sink, config), &shown(&sink.url));
+    let (client, shown) = (&client(&sink.tls, config), &shown(&sink.url));
     let deliver_one = |record: Record| async move {
         let outcome = match client {
-            Ok(client) => try_often(client, spec, sink, config, &record).await,
+            Ok(client) => deliver_one(client, spec, sink, config, &record).await,
             Err(error) => Err(error.clone()),
         };
         match outcome {
@@ -41,14 +33,15 @@ pub(super) async fn deliver(spec: &LoggingSpec, sink: &HttpSink, config: &Config
     records.for_each_concurrent(config.deliveries_max.max(1), deliver_one).await;
 }
 
-fn client(sink: &HttpSink, config: &Config) -> Result<Client, String> {
+/// A client for a logger's servers.
+pub(super) fn client(tls: &Tls, config: &Config) -> Result<Client, String> {
     let mut builder = Client::builder()
         .user_agent(concat!("kserved/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .no_proxy()
         .pool_max_idle_per_host(config.deliveries_max)
-        .tls_danger_accept_invalid_certs(sink.tls.skip_verify);
-    if let Some(pem) = &sink.tls.certificates_pem {
+        .tls_danger_accept_invalid_certs(tls.skip_verify);
+    if let Some(pem) = &tls.certificates_pem {
         let certificates =
             Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| format!("the logger's certificates: {}", chain(&error)))?;
         builder = builder.tls_certs_merge(certificates);
@@ -56,28 +49,10 @@ fn client(sink: &HttpSink, config: &Config) -> Result<Client, String> {
     builder.build().map_err(|error| chain(&error))
 }
 
-async fn try_often(client: &Client, spec: &LoggingSpec, sink: &HttpSink, config: &Config, record: &Record) -> Result<(), String> {
+async fn deliver_one(client: &Client, spec: &LoggingSpec, sink: &HttpSink, config: &Config, record: &Record) -> Result<(), String> {
     let deadline = record.queued + Duration::from_secs(config.deadline_s);
-    let (body, mut pause) = (record.bytes(), Duration::from_millis(config.retry_first_ms));
-    let mut last = "it was not its turn within the deadline".to_owned();
-    for attempt in 1..=config.attempts_max.max(1) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        let within = left.min(Duration::from_secs(config.attempt_timeout_s));
-        match tokio::time::timeout(within, post(client, spec, sink, record, body.clone())).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(Failure::Final(error))) => return Err(error),
-            Ok(Err(Failure::MayPass(error))) => last = error,
-            Err(_) => last = format!("no answer within {} s", within.as_secs()),
-        }
-        if attempt < config.attempts_max {
-            tokio::time::sleep_until((Instant::now() + pause).min(deadline)).await;
-            pause *= 2;
-        }
-    }
-    Err(last)
+    let body = record.bytes();
+    try_often(config, Some(deadline), || post(client, spec, sink, record, body.clone())).await
 }
 
 async fn post(client: &Client, spec: &LoggingSpec, sink: &HttpSink, record: &Record, body: Bytes) -> Result<(), Failure> {
@@ -85,10 +60,7 @@ async fn post(client: &Client, spec: &LoggingSpec, sink: &HttpSink, record: &Rec
     // Said also of a body without a byte: some servers wait for it.
     let length = body.len();
     let sent = client.post(&sink.url).headers(headers).header(CONTENT_LENGTH, length).body(body).send().await;
-    let mut response = sent.map_err(|error| {
-        let error_text = |error: reqwest::Error| chain(&error.without_url());
-        if error.is_builder() { Failure::Final(error_text(error)) } else { Failure::MayPass(error_text(error)) }
-    })?;
+    let mut response = sent.map_err(unsent)?;
     let status = response.status();
     let mut read = 0;
     while let Ok(Some(piece)) = response.chunk().await {
@@ -97,16 +69,29 @@ async fn post(client: &Client, spec: &LoggingSpec, sink: &HttpSink, record: &Rec
             break;
         }
     }
+    answered("the sink", status)
+}
+
+/// What an error before the answer means.
+pub(super) fn unsent(error: reqwest::Error) -> Failure {
+    let builder = error.is_builder();
+    let text = chain(&error.without_url());
+    if builder { Failure::Final(text) } else { Failure::MayPass(text) }
+}
+
+/// What a status means; `who` answered.
+pub(super) fn answered(who: &str, status: StatusCode) -> Result<(), Failure> {
+    let text = || format!("{who} answered {status}");
     match status {
         status if status.is_success() => Ok(()),
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(Failure::MayPass(format!("the sink answered {status}"))),
-        status if status.is_server_error() => Err(Failure::MayPass(format!("the sink answered {status}"))),
-        status => Err(Failure::Final(format!("the sink answered {status}"))),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(Failure::MayPass(text())),
+        status if status.is_server_error() => Err(Failure::MayPass(text())),
+        _ => Err(Failure::Final(text())),
     }
 }
 
 /// An address without what may be secret in it: user, password and query.
-fn shown(url: &str) -> String {
+pub(super) fn shown(url: &str) -> String {
     let Ok(mut url) = Url::parse(url) else { return String::new() };
     // They fail for addresses that can have neither.
     let _ = url.set_username("");

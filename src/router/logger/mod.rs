@@ -6,10 +6,11 @@
 //!
 //! Source: KServe's agent, reference 10.1.
 
+mod attempts;
 mod budget;
 mod config;
 mod events;
-mod folder;
+mod files;
 mod http_sink;
 mod marshal;
 mod news;
@@ -20,6 +21,7 @@ pub use record::{Conversation, Copying, Side};
 
 use crate::observe;
 use crate::resolve::logging::{LoggingSpec, Sink};
+use crate::storage::Storage;
 use budget::{Budget, Room};
 use futures::stream::{self, Stream};
 use http::HeaderMap;
@@ -41,6 +43,8 @@ pub struct Logbook {
 
 struct Shared {
     config: Config,
+    /// Opens buckets that files are put to.
+    storage: Storage,
     /// Bytes of the records of all services.
     bytes: Arc<Budget>,
     deliveries: TaskTracker,
@@ -121,12 +125,13 @@ impl Loggers {
 }
 
 impl Logbook {
-    /// A book without loggers.
+    /// A book without loggers; `storage` opens the buckets that files are put to.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, storage: Storage) -> Self {
         let bytes = Budget::new(config.bytes_max, None);
         let (closing, abandoned) = (CancellationToken::new(), CancellationToken::new());
-        Self { shared: Arc::new(Shared { config, bytes, deliveries: TaskTracker::new(), writers: TaskTracker::new(), closing, abandoned }) }
+        let (deliveries, writers) = (TaskTracker::new(), TaskTracker::new());
+        Self { shared: Arc::new(Shared { config, storage, bytes, deliveries, writers, closing, abandoned }) }
     }
 
     /// Opens the logger of a service. Needs a tokio runtime.
@@ -137,12 +142,12 @@ impl Logbook {
         let news = Arc::new(News::new(format!("{}/{}", spec.namespace, spec.service)));
         let waiting = waiting(receiver, shared.closing.clone(), Arc::clone(&news));
         let (config, abandoned, told) = (shared.config.clone(), shared.abandoned.clone(), Arc::clone(&news));
-        let sink = spec.clone();
+        let (sink, storage) = (spec.clone(), shared.storage.clone());
         shared.deliveries.spawn(async move {
             let delivering = async {
                 match &sink.sink {
                     Sink::Http(to) => http_sink::deliver(&sink, to, &config, &told, waiting).await,
-                    Sink::Folder(to) => folder::deliver(&sink, to, &config, &told, waiting).await,
+                    Sink::Files(to) => files::deliver((&sink, to), &config, &storage, &told, waiting).await,
                 }
             };
             abandoned.run_until_cancelled(delivering).await;

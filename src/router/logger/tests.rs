@@ -1,7 +1,8 @@
 //! What sinks see of a logger, and what they do not: the requests' time.
 
 use super::*;
-use crate::resolve::logging::{FolderSink, HttpSink, LogFormat, LogMode, Tls};
+use crate::resolve::logging::{FilePlace, FileSink, HttpSink, LogFormat, LogMode, Marshalling, Tls};
+use crate::resolve::storage_env::StorageEnv;
 use bytes::Bytes;
 use http::HeaderValue;
 use parquet::column::reader::ColumnReader;
@@ -50,6 +51,10 @@ async fn read_request(stream: &mut TcpStream) -> String {
     }
 }
 
+fn book(config: Config) -> Logbook {
+    Logbook::new(config, Storage::new(crate::storage::Config::default(), StorageEnv::default()))
+}
+
 fn spec(mode: LogMode, sink: Sink) -> LoggingSpec {
     LoggingSpec {
         namespace: "default".to_owned(),
@@ -67,11 +72,11 @@ fn to_server(url: &str) -> Sink {
 }
 
 fn to_folder(folder: &Path, format: LogFormat, batch_size: usize) -> Sink {
-    Sink::Folder(FolderSink {
+    Sink::Files(FileSink {
         url: format!("file://{}", folder.display()),
-        folder: folder.to_owned(),
+        place: FilePlace::Folder(folder.to_owned()),
         below: PathBuf::from("default/iris/predictor"),
-        format,
+        marshalling: Marshalling::Own(format),
         batch_size,
         batch_interval: None,
         tls: Tls::default(),
@@ -96,7 +101,7 @@ fn hasty() -> Config {
 #[tokio::test]
 async fn both_sides_go_out_as_cloud_events_with_one_id_and_the_requests_content_type() {
     let mut server = Server::start(&[]).await;
-    let book = Logbook::new(Config { deliveries_max: 1, ..hasty() });
+    let book = book(Config { deliveries_max: 1, ..hasty() });
     let logger = book.open(spec(LogMode::All, to_server(&server.url)));
     let sent = headers(&[("content-type", "application/json"), ("x-request-id", "r1"), ("ce-id", "e-7")]);
     let conversation = logger.begin(&sent).unwrap();
@@ -124,7 +129,7 @@ async fn both_sides_go_out_as_cloud_events_with_one_id_and_the_requests_content_
 
 #[tokio::test]
 async fn each_mode_logs_its_side_and_probes_are_not_logged() {
-    let book = Logbook::new(hasty());
+    let book = book(hasty());
     let folder = tempfile::tempdir().unwrap();
     for (mode, sides) in [(LogMode::All, [true, true]), (LogMode::Request, [true, false]), (LogMode::Response, [false, true])] {
         let logger = book.open(spec(mode, to_folder(folder.path(), LogFormat::Json, 1)));
@@ -137,7 +142,7 @@ async fn each_mode_logs_its_side_and_probes_are_not_logged() {
 #[tokio::test]
 async fn a_sink_that_is_busy_is_asked_again_and_one_that_refuses_is_not() {
     let mut server = Server::start(&[503, 429, 200, 400, 200]).await;
-    let book = Logbook::new(Config { deliveries_max: 1, ..hasty() });
+    let book = book(Config { deliveries_max: 1, ..hasty() });
     let logger = book.open(spec(LogMode::Request, to_server(&server.url)));
     let conversation = logger.begin(&HeaderMap::new()).unwrap();
     for body in ["first", "second", "third"] {
@@ -155,7 +160,7 @@ async fn a_sink_that_hangs_costs_records_and_neither_requests_nor_the_end() {
     // It takes connections into its backlog and never answers.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = Config { service_records_max: 4, deliveries_max: 1, drain_s: 0, ..hasty() };
-    let book = Logbook::new(config);
+    let book = book(config);
     let logger = book.open(spec(LogMode::Request, to_server(&format!("http://{}", listener.local_addr().unwrap()))));
     let conversation = logger.begin(&HeaderMap::new()).unwrap();
     for _ in 0..100 {
@@ -170,7 +175,7 @@ async fn a_sink_that_hangs_costs_records_and_neither_requests_nor_the_end() {
 #[tokio::test]
 async fn a_body_above_the_bound_is_dropped_whole_while_it_passes() {
     let folder = tempfile::tempdir().unwrap();
-    let book = Logbook::new(Config { service_bytes_max: 2000, ..hasty() });
+    let book = book(Config { service_bytes_max: 2000, ..hasty() });
     let logger = book.open(spec(LogMode::Request, to_folder(folder.path(), LogFormat::Json, 1)));
     let conversation = logger.begin(&HeaderMap::new()).unwrap();
     let mut copying = conversation.copy(Side::Request).unwrap();
@@ -185,7 +190,7 @@ async fn a_body_above_the_bound_is_dropped_whole_while_it_passes() {
 #[tokio::test]
 async fn records_are_gathered_to_files_and_the_rest_is_written_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
-    let book = Logbook::new(hasty());
+    let book = book(hasty());
     let logger = book.open(spec(LogMode::All, to_folder(folder.path(), LogFormat::Json, 2)));
     let ids = [headers(&[("ce-id", "a")]), headers(&[("ce-id", "b"), ("content-type", "text/x")])];
     for (conversation, side) in [(&ids[0], Side::Request), (&ids[0], Side::Response), (&ids[1], Side::Request)] {
@@ -196,18 +201,18 @@ async fn records_are_gathered_to_files_and_the_rest_is_written_at_the_end() {
         serde_json::from_slice(&std::fs::read(folder.path().join("default/iris/predictor").join(name)).unwrap()).unwrap()
     };
     let first = read("a-request.json");
-    let types: Vec<&Value> = first.as_array().unwrap().iter().map(|record| &record["reqType"]).collect();
+    let types: Vec<&Value> = first.as_array().unwrap().iter().map(|record| &record["ReqType"]).collect();
     assert_eq!(types, ["org.kubeflow.serving.inference.request", "org.kubeflow.serving.inference.response"]);
-    let rest = &read("b-request.json")[0];
-    assert_eq!((&rest["bytes"], &rest["contentType"], &rest["id"]), (&json!("aGVsbG8="), &json!("text/x"), &json!("b")));
-    assert_eq!(rest["annotations"], json!({ "team": "a" }));
+    let rest = read("b-request.json");
+    assert_eq!((&rest["Bytes"], &rest["ContentType"], &rest["Id"]), (&json!("aGVsbG8="), &json!("text/x"), &json!("b")));
+    assert_eq!((&rest["Annotations"], &rest["Url"]["Scheme"]), (&json!({ "team": "a" }), &json!("file")));
     assert_eq!(std::fs::read_dir(folder.path().join("default/iris/predictor")).unwrap().count(), 2, "no partial file is left");
 }
 
 #[tokio::test]
 async fn csv_files_have_kserves_columns() {
     let folder = tempfile::tempdir().unwrap();
-    let book = Logbook::new(hasty());
+    let book = book(hasty());
     let logger = book.open(spec(LogMode::Request, to_folder(folder.path(), LogFormat::Csv, 1)));
     assert!(log(&logger.begin(&headers(&[("ce-id", "a")])).unwrap(), Side::Request, "hello"));
     book.end().await;
@@ -221,7 +226,7 @@ async fn csv_files_have_kserves_columns() {
 #[tokio::test]
 async fn a_body_that_is_written_later_is_delivered_at_the_end_and_one_that_cannot_be_written_is_not() {
     let folder = tempfile::tempdir().unwrap();
-    let book = Logbook::new(Config { service_bytes_max: 4000, ..hasty() });
+    let book = book(Config { service_bytes_max: 4000, ..hasty() });
     let logger = book.open(spec(LogMode::Request, to_folder(folder.path(), LogFormat::Json, 1)));
     let (open, written) = tokio::sync::oneshot::channel::<Option<Bytes>>();
     let begin = |id| logger.begin(&headers(&[("ce-id", id)])).unwrap().copy(Side::Request).unwrap();
@@ -239,7 +244,7 @@ async fn a_body_that_is_written_later_is_delivered_at_the_end_and_one_that_canno
 
 #[tokio::test]
 async fn a_change_of_one_logger_leaves_those_of_others() {
-    let book = Logbook::new(hasty());
+    let book = book(hasty());
     let folder = tempfile::tempdir().unwrap();
     let logger = book.open(spec(LogMode::All, to_folder(folder.path(), LogFormat::Json, 1)));
     let both = Loggers::default().with("default", "iris", Some(logger.clone())).with("team", "iris", Some(logger));
@@ -252,7 +257,7 @@ async fn a_change_of_one_logger_leaves_those_of_others() {
 #[tokio::test]
 async fn parquet_files_have_the_same_columns_and_are_read_by_others() {
     let folder = tempfile::tempdir().unwrap();
-    let book = Logbook::new(hasty());
+    let book = book(hasty());
     let logger = book.open(spec(LogMode::Request, to_folder(folder.path(), LogFormat::Parquet, 2)));
     for id in ["a", "b"] {
         assert!(log(&logger.begin(&headers(&[("ce-id", id), ("x-request-id", "r1")])).unwrap(), Side::Request, "hello"));
@@ -275,4 +280,60 @@ async fn parquet_files_have_the_same_columns_and_are_read_by_others() {
     let mut values = Vec::new();
     verified.read_records(10, None, None, &mut values).unwrap();
     assert_eq!(values, [false, false]);
+}
+
+/// A marshaller that answers every batch with the same head and body, and tells what it was sent.
+async fn marshaller(answer: &'static str) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/marshal", listener.local_addr().unwrap());
+    let (sender, seen) = mpsc::channel(64);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let request = read_request(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            if sender.send(request).await.is_err() {
+                return;
+            }
+        }
+    });
+    (url, seen)
+}
+
+fn marshalled_by(url: &str, folder: &Path) -> Sink {
+    let Sink::Files(files) = to_folder(folder, LogFormat::Json, 1) else { panic!("files") };
+    Sink::Files(FileSink { marshalling: Marshalling::By(url.to_owned()), ..files })
+}
+
+#[tokio::test]
+async fn a_marshaller_of_ones_own_is_sent_kserves_records_and_its_answer_is_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, mut seen) =
+        marshaller("HTTP/1.1 200 OK\r\nx-log-marshal-extension: avro\r\ncontent-length: 4\r\nconnection: close\r\n\r\nObj1").await;
+    let book = book(hasty());
+    let logger = book.open(spec(LogMode::Request, marshalled_by(&url, folder.path())));
+    assert!(log(&logger.begin(&headers(&[("ce-id", "a")])).unwrap(), Side::Request, "hello"));
+    book.end().await;
+    assert_eq!(std::fs::read(folder.path().join("default/iris/predictor/a-request.avro")).unwrap(), b"Obj1");
+    let sent = seen.recv().await.unwrap();
+    let records: Value = serde_json::from_str(sent.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!((records.as_array().unwrap().len(), &records[0]["Bytes"]), (1, &json!("aGVsbG8=")));
+    assert!(sent.contains("content-type: application/json"), "{sent}");
+}
+
+#[tokio::test]
+async fn a_marshaller_cannot_write_elsewhere_or_more_than_may_wait() {
+    for (answer, config) in [
+        ("HTTP/1.1 200 OK\r\nx-log-marshal-extension: a/../b\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx", hasty()),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2000\r\nconnection: close\r\n\r\n", Config { service_bytes_max: 1000, ..hasty() }),
+    ] {
+        let answer: &'static str = if answer.contains("2000") { format!("{answer}{}", "x".repeat(2000)).leak() } else { answer };
+        let folder = tempfile::tempdir().unwrap();
+        let (url, _seen) = marshaller(answer).await;
+        let book = book(config);
+        let logger = book.open(spec(LogMode::Request, marshalled_by(&url, folder.path())));
+        assert!(log(&logger.begin(&HeaderMap::new()).unwrap(), Side::Request, "hello"));
+        book.end().await;
+        assert!(!folder.path().join("default").exists(), "{answer:.60}");
+    }
 }

@@ -1,8 +1,9 @@
 //! Hashes of a file while it comes: pieces in order from memory, what came out of order from the file itself.
 
-use super::super::source::Digest;
+use super::super::source::{Crc, Digest};
 use super::super::{StorageError, disk_error, on_disk};
 use super::buffers::Buffer;
+use crc_fast::CrcAlgorithm;
 use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -35,6 +36,7 @@ pub(super) struct Hashes {
     pub(super) sha256: [u8; 32],
     md5: Option<[u8; 16]>,
     git_sha1: Option<[u8; 20]>,
+    crc: Option<(Crc, u64)>,
 }
 
 /// The thread that hashes one file. It ends when this is dropped.
@@ -49,6 +51,7 @@ struct Hasher {
     sha256: Sha256,
     md5: Option<Md5>,
     git_sha1: Option<Sha1>,
+    crc: Option<(Crc, crc_fast::Digest)>,
 }
 
 impl Hashing {
@@ -70,7 +73,7 @@ impl Hashing {
 impl Hashes {
     /// A SHA-256 that was noted when the file was whole.
     pub(super) const fn of_sha256(sha256: [u8; 32]) -> Self {
-        Self { sha256, md5: None, git_sha1: None }
+        Self { sha256, md5: None, git_sha1: None, crc: None }
     }
 
     /// Those of a file that is read now.
@@ -94,6 +97,10 @@ impl Hashes {
             Digest::Sha256(wanted) => told("SHA-256", wanted, Some(&self.sha256)),
             Digest::Md5(wanted) => told("MD5", wanted, self.md5.as_ref().map(<[u8; 16]>::as_slice)),
             Digest::GitSha1(wanted) => told("Git's SHA-1", wanted, self.git_sha1.as_ref().map(<[u8; 20]>::as_slice)),
+            Digest::Crc(form, wanted) => {
+                let found = self.crc.filter(|(found, _)| found == form).map(|(_, value)| value.to_be_bytes());
+                told(form.name(), &wanted.to_be_bytes(), found.as_ref().map(<[u8; 8]>::as_slice))
+            }
         }
     }
 }
@@ -114,7 +121,11 @@ impl Hasher {
         let git = wanted.iter().any(|digest| matches!(digest, Digest::GitSha1(_)));
         // Git hashes the length before the bytes, so without it there is nothing to begin with.
         let git_sha1 = total.filter(|_| git).map(|total| Sha1::new().chain_update(format!("blob {total}\0")));
-        Self { sha256: Sha256::new(), md5: md5.then(Md5::new), git_sha1 }
+        let crc = wanted.iter().find_map(|digest| match digest {
+            Digest::Crc(form, _) => Some((*form, crc_fast::Digest::new(algorithm(*form)))),
+            _ => None,
+        });
+        Self { sha256: Sha256::new(), md5: md5.then(Md5::new), git_sha1, crc }
     }
 
     fn take(&mut self, bytes: &[u8]) {
@@ -124,6 +135,9 @@ impl Hasher {
         }
         if let Some(git_sha1) = &mut self.git_sha1 {
             git_sha1.update(bytes);
+        }
+        if let Some((_, crc)) = &mut self.crc {
+            crc.update(bytes);
         }
     }
 
@@ -143,7 +157,16 @@ impl Hasher {
             sha256: self.sha256.finalize().into(),
             md5: self.md5.map(|md5| md5.finalize().into()),
             git_sha1: self.git_sha1.map(|git_sha1| git_sha1.finalize().into()),
+            crc: self.crc.map(|(form, crc)| (form, crc.finalize())),
         }
+    }
+}
+
+const fn algorithm(form: Crc) -> CrcAlgorithm {
+    match form {
+        Crc::Crc64Nvme => CrcAlgorithm::Crc64Nvme,
+        Crc::Crc32c => CrcAlgorithm::Crc32Iscsi,
+        Crc::Crc32 => CrcAlgorithm::Crc32IsoHdlc,
     }
 }
 
@@ -203,6 +226,19 @@ mod tests {
         assert_eq!(Hashes::of_file(read, file.path(), wanted.to_vec(), 12).await.unwrap(), hashes);
         let told = hashes.differs(&Digest::Sha256([0; 32])).unwrap();
         assert!(told.contains(&"00".repeat(32)) && told.contains("a948904f"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn checksums_are_those_of_their_catalogues() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"123456789").unwrap();
+        // The catalogue of CRCs tells each by what these digits give.
+        for (form, value) in [(Crc::Crc32, 0xcbf4_3926), (Crc::Crc32c, 0xe306_9283), (Crc::Crc64Nvme, 0xae8b_1486_0a79_9888)] {
+            let wanted = Digest::Crc(form, value);
+            let hashes = Hashes::of_file(Arc::new(file.reopen().unwrap()), file.path(), vec![wanted], 9).await.unwrap();
+            assert_eq!(hashes.differs(&wanted), None);
+            assert!(hashes.differs(&Digest::Crc(form, value ^ 1)).unwrap().contains(form.name()));
+        }
     }
 
     #[test]

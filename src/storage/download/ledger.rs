@@ -308,6 +308,7 @@ fn digest_text(digest: &Digest) -> String {
         Digest::Sha256(bytes) => format!("sha256:{}", Hex(bytes)),
         Digest::Md5(bytes) => format!("md5:{}", Hex(bytes)),
         Digest::GitSha1(bytes) => format!("git-sha1:{}", Hex(bytes)),
+        Digest::Crc(form, value) => format!("{}:{value:x}", form.name()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! `https://ACCOUNT.file.core.windows.net/SHARE/PATH`: a file or a folder of a file share, opened by a shared access
-//! signature.
+//! signature or by the account's key.
+
+mod shared_key;
 
 use super::net::{Net, Request};
 use super::patterns::Patterns;
@@ -12,7 +14,9 @@ use crate::storage::archive::Packing;
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
+use shared_key::SharedKey;
 use std::sync::Arc;
+use std::time::SystemTime;
 use url::Url;
 
 /// The version of the interface that answers are read of.
@@ -29,9 +33,17 @@ pub(in super::super) struct Source {
     /// Where the account is.
     endpoint: Url,
     place: InAccount,
-    /// The signature, as the query of an address.
-    signature: Hidden,
+    opener: Opener,
     patterns: Patterns,
+}
+
+/// What opens the share.
+#[derive(Debug)]
+enum Opener {
+    /// A signature, as the query of an address.
+    Signature(Hidden),
+    /// The account's key, which signs each request.
+    Key(Box<SharedKey>),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,18 +78,14 @@ impl Source {
     /// What a URI names.
     ///
     /// # Errors
-    /// `Wrong`: no signature.
+    /// `Wrong`: no signature and no key, or a key that is none.
     pub(super) fn new(net: &Arc<Net>, place: &InAccount, env: &StorageEnv) -> Result<Self, StorageError> {
         let uri = format!("https://{}/{}/{}", place.host, place.container, place.path);
-        let signature = env.get("AZURE_STORAGE_SAS_TOKEN").map(|token| token.trim_start_matches('?').to_owned());
-        let signature = signature.ok_or_else(|| {
-            let hint = "a Secret with `AZURE_STORAGE_SAS_TOKEN` opens a file share; access keys and applications are not taken here";
-            StorageError::Wrong(format!("{uri}: a file share asks for a signature\nhint: {hint}"))
-        })?;
+        let opener = opener(&place.account, env).map_err(|wrong| StorageError::Wrong(format!("{uri}: {wrong}")))?;
         let endpoint = env.get("AZURE_STORAGE_FILE_ENDPOINT").map_or_else(|| format!("https://{}", place.host), str::to_owned);
         let endpoint = Url::parse(&endpoint).map_err(|error| StorageError::Wrong(format!("no URL: `{endpoint}`: {error}")))?;
         let (net, patterns) = (Arc::clone(net), Patterns::of(env)?);
-        Ok(Self { net, endpoint, place: place.clone(), signature: Hidden::from(signature), patterns })
+        Ok(Self { net, endpoint, place: place.clone(), opener, patterns })
     }
 
     pub(super) fn shown(&self) -> String {
@@ -110,7 +118,7 @@ impl Source {
             return Ok(None);
         }
         let request = Request { method: Method::HEAD, ..self.request(&self.place.path, "")? };
-        let response = self.net.send(request).await?;
+        let response = self.net.send(self.signed(request)).await?;
         let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         Ok(length.filter(|_| response.status().is_success()))
     }
@@ -146,7 +154,7 @@ impl Source {
             query.extend(["&marker=", &marker]);
         }
         let request = self.request(&format!("{}{folder}", self.place.path), &query)?;
-        let (_, body) = self.net.text(request, |status, body| self.says(status, body)).await?;
+        let (_, body) = self.net.text(self.signed(request), |status, body| self.says(status, body)).await?;
         let text = String::from_utf8_lossy(&body);
         let parsed = quick_xml::de::from_str(text.trim_start_matches('\u{feff}'));
         parsed.map_err(|error| Refusal::Wrong(format!("{}: the answer is not what it should be: {error}", self.shown())))
@@ -163,7 +171,7 @@ impl Source {
     pub(super) async fn read(&self, remote: &RemoteFile, ask: &Ask) -> Result<Answer, Refusal> {
         let mut request = self.request(&remote.key, "")?;
         request.headers.extend(file::headers(ask));
-        let response = self.net.send(request).await?;
+        let response = self.net.send(self.signed(request)).await?;
         let told = response.headers().get("content-md5").and_then(|value| value.to_str().ok()).and_then(from_base64);
         // That of a part is the part's.
         let md5 = told.filter(|_| response.status() == StatusCode::OK).and_then(|bytes| bytes.try_into().ok());
@@ -175,23 +183,49 @@ impl Source {
         let parts = [self.place.container.as_str()].into_iter().chain(path.split('/').filter(|part| !part.is_empty()));
         let no_address = || Refusal::Wrong(format!("{}: no address", self.shown()));
         url.path_segments_mut().map_err(|()| no_address())?.pop_if_empty().extend(parts);
-        let query = [query, self.signature.reveal()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
-        url.set_query(Some(&query));
+        let signature = match &self.opener {
+            Opener::Signature(signature) => signature.reveal(),
+            Opener::Key(_) => "",
+        };
+        let query = [query, signature].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
+        url.set_query(Some(&query).filter(|query| !query.is_empty()).map(String::as_str));
         let headers = HeaderMap::from_iter([(HeaderName::from_static("x-ms-version"), HeaderValue::from_static(VERSION))]);
         // A redirect would carry the signature on.
         Ok(Request { headers, follow: false, ..Request::get(url) })
+    }
+
+    /// The request as it is sent: with a key, each is signed for itself once nothing is added any more.
+    fn signed(&self, mut request: Request) -> Request {
+        if let Opener::Key(key) = &self.opener {
+            key.sign(&mut request, SystemTime::now());
+        }
+        request
     }
 
     fn says(&self, status: StatusCode, body: &str) -> String {
         let code = ["AuthenticationFailed", "AuthorizationPermissionMismatch", "ShareNotFound", "ResourceNotFound"];
         let code = code.into_iter().find(|code| body.contains(code)).map_or_else(String::new, |code| format!(" ({code})"));
         let hint = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "\nhint: the signature is over, or does not let list and read",
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                "\nhint: the key is not the account's, or the signature is over or does not let list and read"
+            }
             StatusCode::NOT_FOUND => "\nhint: there is no such share or folder",
             _ => "",
         };
         format!("{}: the store answers {status}{code}{hint}", self.shown())
     }
+}
+
+fn opener(account: &str, env: &StorageEnv) -> Result<Opener, String> {
+    if let Some(token) = env.get("AZURE_STORAGE_SAS_TOKEN") {
+        return Ok(Opener::Signature(Hidden::from(token.trim_start_matches('?').to_owned())));
+    }
+    let hint = "a Secret with `AZURE_STORAGE_ACCESS_KEY` or `AZURE_STORAGE_SAS_TOKEN` opens a file share; applications are not taken here";
+    let key = env.get("AZURE_STORAGE_ACCESS_KEY").ok_or_else(|| format!("a file share asks for a key or a signature\nhint: {hint}"))?;
+    SharedKey::new(account, key)
+        .map(Box::new)
+        .map(Opener::Key)
+        .ok_or_else(|| "`AZURE_STORAGE_ACCESS_KEY` is not the key of an account: not base64".to_owned())
 }
 
 #[cfg(test)]
@@ -214,6 +248,7 @@ mod tests {
         assert_eq!(url.as_str(), "https://acct.file.core.windows.net/s/a%20b/c?restype=directory&comp=list&sv=1&sig=sesame");
         assert!(!format!("{source:?} {}", source.shown()).contains("sesame"));
         assert!(self::source(&[]).unwrap_err().contains("`AZURE_STORAGE_SAS_TOKEN` opens a file share"));
+        assert!(self::source(&[("AZURE_STORAGE_ACCESS_KEY", "sesame!")]).unwrap_err().contains("not base64"));
     }
 
     #[test]

@@ -35,6 +35,8 @@ use std::time::{Duration, SystemTime};
 use url::Url;
 
 pub(super) use net::without_secrets;
+/// A place that files are put to.
+pub(super) use object::Source as Store;
 
 /// The places that models come from, as the configuration allows them.
 #[derive(Debug)]
@@ -129,6 +131,22 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// The bucket that a URI names, to put files there. Asks nobody yet.
+    ///
+    /// # Errors
+    /// `Wrong`: an address or credentials that cannot be used, no bucket.
+    pub(super) fn store(&self, uri: &StorageUri, env: &StorageEnv) -> Result<Store, StorageError> {
+        let (env, net) = (env.over_process(&self.env), &self.net);
+        match uri {
+            StorageUri::S3(place) => Store::s3_to_put(net, place, &env),
+            StorageUri::Gs(place) => Store::gs(net, place, &env),
+            StorageUri::AzureBlob(place) => Store::azure(net, place, &env),
+            other => Err(StorageError::Wrong(format!("no bucket that files can be put to: `{other}`"))),
+        }
+    }
+}
+
 /// Hosts of the environment's proxies.
 fn proxies(env: &StorageEnv) -> HashSet<String> {
     let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
@@ -189,6 +207,29 @@ pub(super) enum Digest {
     Md5([u8; 16]),
     /// Git's hash of a blob: of `blob LENGTH\0` and the bytes; Hugging Face's small files.
     GitSha1([u8; 20]),
+    /// A checksum that S3 keeps of a whole object, however it was stored.
+    Crc(Crc, u64),
+}
+
+/// Which checksum it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Crc {
+    /// CRC-64/NVME, which Amazon keeps of every new object.
+    Crc64Nvme,
+    /// CRC-32C.
+    Crc32c,
+    /// CRC-32 as of zip files.
+    Crc32,
+}
+
+impl Crc {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Crc64Nvme => "CRC64NVME",
+            Self::Crc32c => "CRC32C",
+            Self::Crc32 => "CRC32",
+        }
+    }
 }
 
 /// Which bytes of a file are asked for.

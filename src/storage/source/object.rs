@@ -6,11 +6,12 @@
 mod azure;
 mod connect;
 mod gs;
+mod put;
 mod s3;
 mod says;
 
 use super::patterns::Patterns;
-use super::{Answer, Ask, Digest, Listing, Refusal, RemoteFile, Then, below};
+use super::{Answer, Ask, Crc, Digest, Listing, Refusal, RemoteFile, Then, below};
 use crate::storage::archive::Packing;
 use futures::{StreamExt, TryStreamExt};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -210,8 +211,8 @@ fn found(object: ObjectMeta, path: String) -> Found {
     Found { key: object.location.to_string(), path, bytes: object.size, tag }
 }
 
-/// The hash that a store tells: S3's SHA-256 of the whole (that of several parts has `-` and their number at its end), else an
-/// MD5. S3's `ETag` is one only for what was stored in one piece and without a key of one's own.
+/// The hash that a store tells: S3's SHA-256 of the whole (that of several parts has `-` and their number at its end), else one of its
+/// checksums of the whole, else an MD5. S3's `ETag` is one only for what was stored in one piece and without a key of one's own.
 fn digest_of(kind: Kind, tag: Option<&str>, headers: &HeaderMap) -> Option<Digest> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let md5 = |bytes: Vec<u8>| bytes.try_into().ok().map(Digest::Md5);
@@ -219,6 +220,9 @@ fn digest_of(kind: Kind, tag: Option<&str>, headers: &HeaderMap) -> Option<Diges
         Kind::S3 => {
             if let Some(sha256) = text("x-amz-checksum-sha256").and_then(super::from_base64).and_then(|bytes| bytes.try_into().ok()) {
                 return Some(Digest::Sha256(sha256));
+            }
+            if let Some(crc) = crc_of(headers) {
+                return Some(crc);
             }
             let encrypted = text("x-amz-server-side-encryption").is_some_and(|how| how != "AES256")
                 || headers.contains_key("x-amz-server-side-encryption-customer-algorithm");
@@ -234,6 +238,24 @@ fn digest_of(kind: Kind, tag: Option<&str>, headers: &HeaderMap) -> Option<Diges
         Kind::Azure if headers.contains_key("content-range") => md5(super::from_base64(text("x-ms-blob-content-md5")?)?),
         Kind::Azure => md5(super::from_base64(text("x-ms-blob-content-md5").or_else(|| text("content-md5"))?)?),
     }
+}
+
+/// A checksum of the whole object. One of several parts' checksums is as long, and has their number at its end or its type beside it.
+fn crc_of(headers: &HeaderMap) -> Option<Digest> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if text("x-amz-checksum-type").is_some_and(|kind| kind != "FULL_OBJECT") {
+        return None;
+    }
+    let number = |bytes: Vec<u8>| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let forms = [
+        ("x-amz-checksum-crc64nvme", Crc::Crc64Nvme, 8),
+        ("x-amz-checksum-crc32c", Crc::Crc32c, 4),
+        ("x-amz-checksum-crc32", Crc::Crc32, 4),
+    ];
+    forms.into_iter().find_map(|(name, form, length)| {
+        let bytes = super::from_base64(text(name)?).filter(|bytes| bytes.len() == length)?;
+        Some(Digest::Crc(form, number(bytes)))
+    })
 }
 
 #[cfg(test)]
@@ -289,6 +311,12 @@ mod tests {
         let sha256 = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=";
         assert_eq!(digest_of(Kind::S3, tag, &headers(&[("x-amz-checksum-sha256", sha256)])), Some(Digest::Sha256([0xab; 32])));
         assert_eq!(digest_of(Kind::S3, None, &headers(&[("x-amz-checksum-sha256", &format!("{sha256}-2"))])), None);
+        let crc = |pairs: &[(&'static str, &str)]| digest_of(Kind::S3, Some("\"0-2\""), &headers(pairs));
+        let (crc64, crc32c) = (("x-amz-checksum-crc64nvme", "AAAAAAAAAQI="), ("x-amz-checksum-crc32c", "/////w=="));
+        assert_eq!(crc(&[crc32c, crc64, ("x-amz-checksum-type", "FULL_OBJECT")]), Some(Digest::Crc(Crc::Crc64Nvme, 0x102)));
+        assert_eq!(crc(&[crc32c]), Some(Digest::Crc(Crc::Crc32c, 0xffff_ffff)));
+        assert_eq!(crc(&[crc32c, ("x-amz-checksum-type", "COMPOSITE")]), None);
+        assert_eq!(crc(&[("x-amz-checksum-crc32c", "/////w==-2")]), None);
         let base64 = "nhB9nTcrtoJr2B01QqQZ1g==";
         assert_eq!(digest_of(Kind::Gs, None, &headers(&[("x-goog-hash", &format!("crc32c=AAAAAA==,md5={base64}"))])), Some(md5));
         assert_eq!(digest_of(Kind::Azure, None, &headers(&[("content-md5", base64)])), Some(md5));

@@ -105,7 +105,7 @@ fn check_type(packing: Option<Packing>, sent: &str) -> Result<(), String> {
 const fn content_types(packing: Option<Packing>) -> &'static [&'static str] {
     match packing {
         Some(Packing::Zip) => &ZIP_TYPES,
-        Some(Packing::Tar | Packing::TarGz) => &TAR_TYPES,
+        Some(Packing::Tar | Packing::TarGz | Packing::TarZstd) => &TAR_TYPES,
         Some(Packing::Gz) => &[PLAIN_TYPE, TAR_TYPES[2], TAR_TYPES[3]],
         None => &[PLAIN_TYPE],
     }

@@ -35,6 +35,17 @@ def s3(address, folder):
     print(json.dumps({"id": key["AccessKeyId"], "secret": key["SecretAccessKey"]}))
 
 
+def s3_put(address, folder):
+    """Objects by the keys of the environment, as boto3 stores them: with a checksum."""
+    import boto3
+
+    store = boto3.client("s3", region_name="us-east-1", endpoint_url=address)
+    for name, path in files_of(folder).items():
+        store.put_object(Bucket="models", Key=f"team/{name}", Body=path.read_bytes(), ChecksumAlgorithm=os.environ.get("CHECKSUM", "CRC32"))
+    told = store.head_object(Bucket="models", Key="team/iris/model.onnx", ChecksumMode="ENABLED")
+    print(json.dumps({name: value for name, value in told.items() if name.startswith("Checksum")}))
+
+
 def gcs(address, folder):
     os.environ["STORAGE_EMULATOR_HOST"] = address
     from google.auth.credentials import AnonymousCredentials
@@ -60,7 +71,7 @@ def azure(address, folder):
 
 
 def registry(address, folder):
-    """An image with the model below /models in two layers, and the same as an artifact of files."""
+    """An image with the model below /models in two layers, the same packed with zstd, and the same as an artifact of files."""
     import io
     import tarfile
 
@@ -84,7 +95,20 @@ def registry(address, folder):
         kind = "application/vnd.oci.image.layer.v1.tar" + ("+gzip" if compressed else "")
         layers.append((target, kind))
     push_image(client, f"{host}/team/image:v1", layers)
+    packed = pathlib.Path(os.environ["SCRATCH"]) / "layer.tar.zst"
+    packed.write_bytes(zstd_of(layers[1][0].read_bytes()))
+    push_image(client, f"{host}/team/zstd:v1", [(packed, "application/vnd.oci.image.layer.v1.tar+zstd")])
     print("{}")
+
+
+def zstd_of(content):
+    """A frame of zstd whose blocks are stored as they are (RFC 8878, 3.1.1)."""
+    blocks = [content[at : at + (1 << 17)] for at in range(0, len(content), 1 << 17)]
+    frame = b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x58"
+    for number, block in enumerate(blocks):
+        last = number == len(blocks) - 1
+        frame += (len(block) << 3 | last).to_bytes(3, "little") + block
+    return frame
 
 
 def push_image(client, target, layers):
@@ -127,5 +151,65 @@ def webhdfs(address, folder):
     print(json.dumps({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files_of(folder).items()}))
 
 
+def azure_sign(request, _):
+    """The signature that Azure's own client gives a request."""
+    import types
+
+    from azure.storage.blob._shared.authentication import SharedKeyCredentialPolicy
+
+    told = json.loads(request)
+    http = types.SimpleNamespace(method=told["method"], url=told["url"], headers=told["headers"], query=told["query"])
+    policy = SharedKeyCredentialPolicy(os.environ["AZURE_ACCOUNT"], os.environ["AZURE_KEY"])
+    policy.on_request(types.SimpleNamespace(http_request=http, context=types.SimpleNamespace(transport=None)))
+    print(json.dumps(http.headers["Authorization"]))
+
+
+def read_s3(address, folder):
+    """Downloads what lies below `logs/`."""
+    import boto3
+
+    store = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
+    for found in store.list_objects_v2(Bucket="models", Prefix="logs/").get("Contents", []):
+        store.download_file("models", found["Key"], str(place(folder, found["Key"])))
+    print("{}")
+
+
+def read_gcs(address, folder):
+    os.environ["STORAGE_EMULATOR_HOST"] = address
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    client = storage.Client(project="test", credentials=AnonymousCredentials())
+    for blob in client.list_blobs("models", prefix="logs/"):
+        blob.download_to_filename(str(place(folder, blob.name)))
+    print("{}")
+
+
+def read_azure(address, folder):
+    from azure.storage.blob import BlobServiceClient
+
+    account, key = os.environ["AZURE_ACCOUNT"], os.environ["AZURE_KEY"]
+    container = BlobServiceClient(f"{address}/{account}", credential=key, api_version="2024-11-04").get_container_client("models")
+    for blob in container.list_blobs(name_starts_with="logs/"):
+        place(folder, blob.name).write_bytes(container.download_blob(blob.name).readall())
+    print("{}")
+
+
+def place(folder, key):
+    target = pathlib.Path(folder) / key
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def parquet(_, file):
+    """The rows of a file, by pyarrow."""
+    import pyarrow.parquet
+
+    print(json.dumps(pyarrow.parquet.read_table(file).to_pylist()))
+
+
+READERS = {"read-s3": read_s3, "read-gcs": read_gcs, "read-azure": read_azure, "parquet": parquet}
+
 if __name__ == "__main__":
-    {"s3": s3, "gcs": gcs, "azure": azure, "registry": registry, "hub": hub, "webhdfs": webhdfs}[sys.argv[1]](sys.argv[2], sys.argv[3])
+    fillers = {"s3": s3, "gcs": gcs, "azure": azure, "registry": registry, "hub": hub, "webhdfs": webhdfs, "s3_put": s3_put, "azure_sign": azure_sign}
+    (fillers | READERS)[sys.argv[1]](sys.argv[2], sys.argv[3])

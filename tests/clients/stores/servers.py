@@ -282,8 +282,18 @@ def modelscope_double(files, token):
     return Double(answer)
 
 
-def file_share_double(files, signature):
-    """A file share of Azure, opened by a signature; listings come page by page."""
+def signed_by_azures_client(request, account, key):
+    """Whether a request has the signature that Azure's own client would give it."""
+    url = urllib.parse.urlsplit(request.path)
+    names = ("x-ms-", "range", "if-", "content-", "date")
+    headers = {name.lower(): value for name, value in request.headers.items() if name.lower().startswith(names) and name.lower() != "if-range"}
+    query = {name: urllib.parse.quote(values[0]) for name, values in urllib.parse.parse_qs(url.query).items()}
+    told = {"method": request.command, "url": f"http://{account}{url.path}", "headers": headers, "query": query}
+    return request.headers.get("Authorization") == fill("azure_sign", json.dumps(told), "", AZURE_ACCOUNT=account, AZURE_KEY=key)
+
+
+def file_share_double(files, signature=None, key=None):
+    """A file share of Azure, opened by a signature or by the key of the account `acct`; listings come page by page."""
     from xml.sax.saxutils import escape
 
     def listing(folder, marker):
@@ -304,7 +314,7 @@ def file_share_double(files, signature):
         url = urllib.parse.urlsplit(request.path)
         path = urllib.parse.unquote(url.path).strip("/")
         query = {name: values[0] for name, values in urllib.parse.parse_qs(url.query).items()}
-        if not url.query.endswith(signature):
+        if not (url.query.endswith(signature) if signature else signed_by_azures_client(request, "acct", key)):
             return request.send(403, b"<Error><Code>AuthenticationFailed</Code></Error>", "application/xml")
         if query.get("comp") == "list":
             return request.send(200, listing(path, query.get("marker")), "application/xml")
@@ -428,7 +438,14 @@ def git_server(folder, files, cert, user="tester", password="sesame"):
         status = int(headers.pop("Status", "200").split()[0])
         return request.send(status, content, headers.pop("Content-Type", "text/plain"), **headers)
 
+    def change(name, content):
+        """One commit more."""
+        (work / name).write_bytes(content)
+        for command in (["add", "-A"], ["commit", "-q", "-m", "change"], ["push", "-q", bare, "HEAD"]):
+            subprocess.run([*git, *command], cwd=work, check=True)
+
     double = Double(answer, cert)
+    double.change = change
     Handler.do_POST = Handler.do_GET
     return double
 

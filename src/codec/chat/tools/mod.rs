@@ -19,6 +19,8 @@ pub enum ToolFormat {
     Mistral,
     /// `{"name": .., "parameters": ..}` and nothing else: Llama 3.
     Llama,
+    /// `<|tool_call|>[{"name": .., "arguments": ..}]<|/tool_call|>`: Phi-4-mini.
+    Phi,
     /// A list of calls and nothing else, as a grammar demands it.
     List,
 }
@@ -31,6 +33,7 @@ impl ToolFormat {
         match () {
             () if !has("tools") => None,
             () if has("[TOOL_CALLS]") => Some(Self::Mistral),
+            () if has("<|tool|>") || has("<|tool_call|>") => Some(Self::Phi),
             () if has("<tool_call>") => Some(Self::Hermes),
             () if has("<|python_tag|>") || has("\"parameters\":") || has("ipython") => Some(Self::Llama),
             () => Some(Self::Hermes),
@@ -40,7 +43,7 @@ impl ToolFormat {
     /// Whether its marks are special tokens, which an answer's text usually goes without.
     #[must_use]
     pub const fn has_special_tokens(self) -> bool {
-        matches!(self, Self::Mistral | Self::Llama)
+        matches!(self, Self::Mistral | Self::Llama | Self::Phi)
     }
 }
 
@@ -97,6 +100,7 @@ mod tests {
             ("{{ messages }}", None),
             ("{{ tools }}[TOOL_CALLS]", Some(ToolFormat::Mistral)),
             ("{{ tools }}<tool_call>", Some(ToolFormat::Hermes)),
+            ("<|tool|>{{ tools }}<|/tool|>", Some(ToolFormat::Phi)),
             ("{{ tools }}\"parameters\": ipython", Some(ToolFormat::Llama)),
             ("{{ tools }}", Some(ToolFormat::Hermes)),
         ] {

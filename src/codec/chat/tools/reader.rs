@@ -60,7 +60,7 @@ impl ToolReader {
     pub const fn new(format: ToolFormat) -> Self {
         let place = match format {
             ToolFormat::Llama | ToolFormat::List => Place::Beginning,
-            ToolFormat::Hermes | ToolFormat::Mistral => Place::Saying,
+            ToolFormat::Hermes | ToolFormat::Mistral | ToolFormat::Phi => Place::Saying,
         };
         Self { format, place, held: String::new(), calls: 0 }
     }
@@ -99,6 +99,7 @@ impl ToolReader {
     const fn marks(&self) -> (&'static str, &'static str) {
         match self.format {
             ToolFormat::Hermes => ("<tool_call>", "</tool_call>"),
+            ToolFormat::Phi => ("<|tool_call|>", "<|/tool_call|>"),
             ToolFormat::Mistral => ("[TOOL_CALLS]", ""),
             ToolFormat::Llama => ("<|python_tag|>", ""),
             ToolFormat::List => ("", ""),
@@ -224,7 +225,7 @@ impl ToolReader {
     /// What follows something that turned out to be no call.
     const fn said(&self) -> Place {
         match self.format {
-            ToolFormat::Hermes | ToolFormat::Mistral => Place::Saying,
+            ToolFormat::Hermes | ToolFormat::Mistral | ToolFormat::Phi => Place::Saying,
             ToolFormat::Llama | ToolFormat::List => Place::Plain,
         }
     }
@@ -293,6 +294,7 @@ mod tests {
             ),
             (ToolFormat::Hermes, r#"<tool_call>[{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]</tool_call>"#),
             (ToolFormat::Hermes, r#"<tool_call>{"name": "f", "arguments": {"a": 1}}<tool_call>{"name": "g"}"#),
+            (ToolFormat::Phi, r#"<|tool_call|>[{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]<|/tool_call|>"#),
             (ToolFormat::Mistral, r#"[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {}}]"#),
             (ToolFormat::Mistral, r#"[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g{}"#),
             (ToolFormat::Llama, r#"<|python_tag|>{"name": "f", "parameters": {"a": 1}}; {"name": "g", "parameters": {}}"#),

@@ -46,14 +46,26 @@ impl Source {
     /// # Errors
     /// `Wrong`: credentials or an endpoint that cannot be used.
     pub(in super::super) fn s3(net: &Arc<Net>, place: &InBucket, env: &StorageEnv) -> Result<Self, StorageError> {
+        // `object_store` signs these with the rest.
+        Self::s3_with(ClientOptions::new().with_default_headers(asks_for_checksums()), net, place, env)
+    }
+
+    /// The same for files that are put there: nothing is asked of them.
+    ///
+    /// # Errors
+    /// As [`Source::s3`].
+    pub(in super::super) fn s3_to_put(net: &Arc<Net>, place: &InBucket, env: &StorageEnv) -> Result<Self, StorageError> {
+        Self::s3_with(ClientOptions::new(), net, place, env)
+    }
+
+    fn s3_with(options: ClientOptions, net: &Arc<Net>, place: &InBucket, env: &StorageEnv) -> Result<Self, StorageError> {
         let region = env.get("AWS_DEFAULT_REGION").or_else(|| env.get("AWS_REGION")).unwrap_or(DEFAULT_REGION);
         let address = address(&place.bucket, region, env)?;
         let who = who(env)?;
         let mut retry = RetryConfig::default();
         no_retries(&mut retry);
         let mut builder = AmazonS3Builder::new()
-            // `object_store` signs these with the rest.
-            .with_client_options(ClientOptions::new().with_default_headers(asks_for_checksums()))
+            .with_client_options(options)
             .with_http_connector(Connector { net: Arc::clone(net), tls: settings_of(env)? })
             .with_retry(retry)
             .with_bucket_name(&place.bucket)

@@ -99,7 +99,7 @@ impl Descriptor {
         match form {
             _ if form.ends_with("tar+gzip") || form.ends_with("tar.gzip") => Ok(Packing::TarGz),
             _ if form.strip_suffix(".tar").is_some() => Ok(Packing::Tar),
-            _ if form.ends_with("zstd") => Err(format!("a layer is packed with zstd, which KServe refuses as well: `{form}`")),
+            _ if form.ends_with("tar+zstd") || form.ends_with("tar.zstd") => Ok(Packing::TarZstd),
             _ => Err(format!("a layer of an unknown form: `{form}`")),
         }
     }
@@ -149,12 +149,12 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_tar_and_zstd_is_refused_as_kserve_does() {
+    fn layers_are_tar_packed_with_gzip_or_zstd_or_not_at_all() {
         let layer = |form: &str| Descriptor { media_type: form.to_owned(), ..Descriptor::default() }.layer_packing();
         assert_eq!(layer("application/vnd.oci.image.layer.v1.tar+gzip"), Ok(Packing::TarGz));
         assert_eq!(layer("application/vnd.docker.image.rootfs.diff.tar.gzip"), Ok(Packing::TarGz));
         assert_eq!(layer("application/vnd.oci.image.layer.v1.tar"), Ok(Packing::Tar));
-        assert!(layer("application/vnd.oci.image.layer.v1.tar+zstd").unwrap_err().contains("zstd"));
+        assert_eq!(layer("application/vnd.oci.image.layer.v1.tar+zstd"), Ok(Packing::TarZstd));
         assert!(layer("text/plain").is_err());
     }
 }
