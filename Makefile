@@ -67,11 +67,18 @@ lint: ## formatting, clippy and documentation, warnings refused
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps
 
+# llama.cpp comes with the environment of benches/serving/requirements.txt, the model as the tests have it.
+define measure-writers
+	@python="$$($(PYTHON) scripts/environment.py benches/serving/requirements.txt)"; \
+	"$$python" benches/serving/$(1).py --kserved target/release/kserved $(BENCH_ARGS)
+endef
+
 .PHONY: bench
 bench: build ## measure serving and write BENCHMARKS.md (BENCH_ARGS=--quick for a short run)
 	$(CARGO) build $(LOCKED) --release --example echo
 	@python="$$($(PYTHON) scripts/environment.py $(CLIENTS)/requirements.txt)"; \
 	"$$python" benches/serving/bench.py --kserved target/release/kserved --echo "$(TARGET)/release/examples/echo" $(BENCH_ARGS)
+	$(call measure-writers,generation)
 
 # Each writes its own part of BENCHMARKS.md; BENCH_ARGS shortens or changes it, `--help` says how.
 define measure
@@ -131,6 +138,14 @@ bench-rivals: build ## as bench, with MLServer in its own Python environment bes
 	mlserver="$$($(PYTHON) scripts/environment.py benches/serving/mlserver/requirements.txt)"; \
 	"$$python" benches/serving/bench.py --kserved target/release/kserved --echo "$(TARGET)/release/examples/echo" \
 		--mlserver "$$mlserver" $(BENCH_ARGS)
+
+.PHONY: bench-generation
+bench-generation: build ## a language model against llama.cpp's server: tokens per second, time to the first one, memory
+	$(call measure-writers,generation)
+
+.PHONY: bench-agreement
+bench-agreement: build ## a language model and llama.cpp against its weights in double precision (some minutes)
+	$(call measure-writers,agreement)
 
 .PHONY: clean
 clean: ## remove what was built here (the cache folder stays)

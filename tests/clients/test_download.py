@@ -121,6 +121,25 @@ def test_a_pinned_hash_is_checked_and_a_wrong_one_keeps_nothing(tmp_path, server
     run(cache, "pull", "--sha256", "abc", uri, code=2)
 
 
+def test_a_service_pins_its_models_hash_and_another_hash_takes_nothing_away(daemon, small_server):
+    def pinned(digest):
+        text = service("iris", f"{small_server.address}/model.onnx")
+        daemon.write("iris.yaml", text.replace("  name: iris\n", f"  name: iris\n  annotations: {{kserved.io/model-sha256: '{digest}'}}\n", 1))
+
+    def failure():
+        status = daemon.resource("iris")["status"]["modelStatus"]
+        return (status.get("lastFailureInfo") or {}).get("message", "")
+
+    right = hashlib.sha256(small_server.content).hexdigest()
+    pinned(right)
+    daemon.start()
+    daemon.wait_ready("iris")
+    pinned("ab" * 32)
+    daemon.wait_for(lambda: "ab" * 32 in failure() and right in failure(), 30, "names both hashes")
+    assert daemon.client.get("/v2/models/iris/ready").status == 200, "the revision of the right hash goes on serving"
+    assert len(whole(daemon.folder / "cache")) == 1
+
+
 def test_a_start_without_network_serves_what_was_pulled(daemon, small_server):
     uri = f"{small_server.address}/model.onnx"
     run(daemon.folder / "cache", "pull", uri)

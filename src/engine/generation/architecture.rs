@@ -1,6 +1,6 @@
 //! The shape of a decoder: what its families have in common, and what tells them apart.
 
-use super::decoder::StoreShape;
+use super::decoder::{HEAD_MAX, StoreShape};
 use super::kernels::Activation;
 
 /// All that decides how a decoder computes, but for its weights.
@@ -113,6 +113,17 @@ impl Rope {
         self.magnitude = magnitude;
         self
     }
+}
+
+/// Checks the width of an attention head before anything is made by it.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_head(dimensions: usize) -> Result<(), String> {
+    if dimensions > HEAD_MAX {
+        return Err(format!("{dimensions} numbers of an attention head are more than {HEAD_MAX}"));
+    }
+    Ok(())
 }
 
 impl Architecture {

@@ -36,7 +36,7 @@ pub use config::GenerationConfig;
 pub use events::{Event, EventSink, FinishReason, Finished, Generation, Logprobs, SubmitError, Token, TokenLogprob, Usage, generation};
 pub use folder::{FolderFiles, has_encoder, load_folder};
 pub use grammar::{Constraint, GrammarError, GrammarLimits, Grammars};
-pub use model::load_gguf;
+pub use model::{Wishes, load_gguf};
 pub use request::{Allowed, GenerateRequest, Sampling, TokenMask};
 pub use text_stream::{Piece, TextStream};
 pub use tokenizer::{TextTokenizer, TokenizeError};

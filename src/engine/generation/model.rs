@@ -8,7 +8,7 @@ use super::scheduler::{self, Inbox, Parts};
 use super::steps::{Continues, Steps};
 use super::t5;
 use super::team::Team;
-use super::weights::Source;
+use super::weights::{Half, Source};
 use super::{GenerateRequest, Generation, Generator, GeneratorInfo, SubmitError, TextTokenizer, Turns, check, gguf, tensors};
 use crate::engine::{Cancel, Engine, EngineError, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{Ability, ModelMetadata, TensorSpec};
@@ -27,6 +27,15 @@ pub(super) struct Ingredients {
     pub(super) platform: &'static str,
 }
 
+/// What a service asks of a model.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wishes {
+    /// Tokens of the context at most; nothing: what the model was made for.
+    pub context: Option<usize>,
+    /// A type that plain weights are rounded to; nothing: they stay as they are stored.
+    pub half: Option<Half>,
+}
+
 /// How a model computes.
 pub(super) enum Kind {
     /// It continues its prompt.
@@ -39,14 +48,12 @@ pub(super) enum Kind {
 ///
 /// # Errors
 /// `InvalidModel` that names the file and what in it is wrong or not supported.
-pub fn load_gguf(
-    path: &Path,
-    context_wanted: Option<usize>,
-    options: &LoadOptions,
-    config: &GenerationConfig,
-) -> Result<Arc<dyn LoadedModel>, LoadError> {
+pub fn load_gguf(path: &Path, wishes: Wishes, options: &LoadOptions, config: &GenerationConfig) -> Result<Arc<dyn LoadedModel>, LoadError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let refuse = |sentence: String| LoadError::InvalidModel(format!("{name}: {sentence}"));
+    if wishes.half.is_some() {
+        return Err(refuse("the types of its numbers stand in a GGUF file; `--dtype` takes `auto` or `float32` with it".to_owned()));
+    }
     let file = Arc::new(gguf::GgufFile::open(path).map_err(refuse)?);
     let (header, bytes) = (file.header(), file.bytes());
     let architecture = gguf::architecture(header, bytes, &*file).map_err(refuse)?;
@@ -62,22 +69,22 @@ pub fn load_gguf(
     let source = Arc::clone(&file) as Arc<dyn Source + Send + Sync>;
     let tokenizer = vocabulary.tokenizer;
     let ingredients = Ingredients { source, kind: Kind::Decoder(Names::Gguf, architecture), tokenizer, info, platform: "kserved_gguf" };
-    start(ingredients, context_wanted, options, config).map_err(refuse)
+    start(ingredients, wishes, options, config).map_err(refuse)
 }
 
 /// Makes weights ready and starts the scheduler.
 pub(super) fn start(
     ingredients: Ingredients,
-    context_wanted: Option<usize>,
+    wishes: Wishes,
     options: &LoadOptions,
     config: &GenerationConfig,
 ) -> Result<Arc<dyn LoadedModel>, String> {
     let Ingredients { source, kind, tokenizer, mut info, platform } = ingredients;
-    let wanted = context_wanted.or(Some(config.context_tokens_max).filter(|&tokens| tokens > 0));
-    let threads = options.step_threads.max(1);
+    let context = wishes.context.or(Some(config.context_tokens_max).filter(|&tokens| tokens > 0));
+    let making = Making { source, wishes: Wishes { context, ..wishes }, threads: options.step_threads.max(1), config };
     let (model, room) = match kind {
-        Kind::Decoder(names, architecture) => decoder(source, names, architecture, wanted, threads, config)?,
-        Kind::T5(shape) => t5(source, shape, wanted, threads, config)?,
+        Kind::Decoder(names, architecture) => making.decoder(names, architecture)?,
+        Kind::T5(shape) => making.t5(shape)?,
     };
     info.context_length = room.context;
     info.vocabulary = model.vocabulary();
@@ -95,32 +102,31 @@ fn no_thread(error: &std::io::Error) -> String {
     format!("no thread for it: {error}")
 }
 
-fn decoder(
+/// What a model is made with, whatever its kind.
+struct Making<'a> {
     source: Arc<dyn Source + Send + Sync>,
-    names: Names,
-    architecture: Architecture,
-    wanted: Option<usize>,
+    wishes: Wishes,
     threads: usize,
-    config: &GenerationConfig,
-) -> Result<(Box<dyn Steps>, Room), String> {
-    let mut runner = Runner::new(threads).map_err(|error| no_thread(&error))?;
-    let decoder = Decoder::load(source, architecture, names, &mut |count, work| runner.team().run(count, work))?;
-    let shape = decoder.architecture();
-    let room = Room::new(shape.store_shape(), 1, wanted.unwrap_or(shape.context), config)?;
-    let store = Store::new(shape.store_shape(), room.blocks);
-    Ok((Box::new(Continues { decoder, runner, store }), room))
+    config: &'a GenerationConfig,
 }
 
-fn t5(
-    source: Arc<dyn Source + Send + Sync>,
-    shape: t5::Shape,
-    wanted: Option<usize>,
-    threads: usize,
-    config: &GenerationConfig,
-) -> Result<(Box<dyn Steps>, Room), String> {
-    let room = Room::new(shape.store_shape(), 2, wanted.unwrap_or(shape.context), config)?;
-    let loaded = t5::Loaded::new(source, shape, Team::new(threads).map_err(|error| no_thread(&error))?)?;
-    Ok((Box::new(loaded.with_room(room.blocks, room.context)), room))
+impl Making<'_> {
+    fn decoder(self, names: Names, architecture: Architecture) -> Result<(Box<dyn Steps>, Room), String> {
+        let mut runner = Runner::new(self.threads).map_err(|error| no_thread(&error))?;
+        let half = self.wishes.half;
+        let decoder = Decoder::load(self.source, architecture, names, half, &mut |count, work| runner.team().run(count, work))?;
+        let shape = decoder.architecture();
+        let room = Room::new(shape.store_shape(), 1, self.wishes.context.unwrap_or(shape.context), self.config)?;
+        let store = Store::new(shape.store_shape(), room.blocks);
+        Ok((Box::new(Continues { decoder, runner, store }), room))
+    }
+
+    fn t5(self, shape: t5::Shape) -> Result<(Box<dyn Steps>, Room), String> {
+        let room = Room::new(shape.store_shape(), 2, self.wishes.context.unwrap_or(shape.context), self.config)?;
+        let team = Team::new(self.threads).map_err(|error| no_thread(&error))?;
+        let loaded = t5::Loaded::new(self.source, shape, self.wishes.half, team)?;
+        Ok((Box::new(loaded.with_room(room.blocks, room.context)), room))
+    }
 }
 
 /// Room for keys and values.

@@ -32,7 +32,7 @@ pub(super) trait Steps: Send + Debug {
     fn read(&mut self, texts: &[Text<'_>]);
 
     /// See [`Runner::step`].
-    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize]) -> &[f32];
+    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>);
 }
 
 /// A decoder that continues its prompt.
@@ -58,7 +58,7 @@ impl Steps for Continues {
 
     fn read(&mut self, _: &[Text<'_>]) {}
 
-    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize]) -> &[f32] {
-        self.runner.step(&self.decoder, &mut self.store, segments, wanted)
+    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) {
+        self.runner.step(&self.decoder, &mut self.store, segments, wanted, logits);
     }
 }

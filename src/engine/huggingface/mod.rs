@@ -3,6 +3,7 @@
 //! The folder and the runtime's flags say the task. Encoders are served here; what makes text is handed on.
 
 pub mod answers;
+mod byte_pairs;
 pub mod encoder;
 pub mod flags;
 pub mod folder;
@@ -16,7 +17,8 @@ pub mod task;
 pub mod texts;
 pub mod tokenizer;
 
-use super::generation::{self, FolderFiles, GenerationConfig};
+use super::generation::weights::Half;
+use super::generation::{self, FolderFiles, GenerationConfig, Wishes};
 use super::{EngineLoader, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{Ability, ModelMetadata};
 use answers::Answers;
@@ -203,8 +205,9 @@ const fn dtype(asked: Dtype) -> DType {
 impl HuggingFaceLoader {
     /// Loads what writes text.
     fn writer(&self, found: Found, task: Task, flags: &Flags, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let wishes = Wishes { context: flags.max_model_len, half: half(flags.dtype) };
         let folder = match found {
-            Found::Gguf(path) => return generation::load_gguf(&path, flags.max_model_len, options, &self.generation),
+            Found::Gguf(path) => return generation::load_gguf(&path, wishes, options, &self.generation),
             Found::Folder(folder) => folder,
         };
         let config = folder.required_json("config.json")?;
@@ -213,13 +216,23 @@ impl HuggingFaceLoader {
         let weights = folder.names().iter().filter(|name| name.ends_with(".safetensors")).map(|name| folder.path(name)).collect();
         let files = FolderFiles {
             config,
-            tokenizer: folder.tokenizer_bytes("tokenizer.json")?,
+            tokenizer: byte_pairs::description(&folder)?,
             tokenizer_config: json("tokenizer_config.json")?,
             generation_config: json("generation_config.json")?,
             chat_template: folder.chat_template()?,
             weights,
         };
-        generation::load_folder(&files, flags.max_model_len, options, &self.generation)
+        generation::load_folder(&files, wishes, options, &self.generation)
+    }
+}
+
+/// The type that the weights of what writes text are rounded to. With the others they stay as they are stored: halves become singles
+/// where they are computed with, and no number changes.
+const fn half(asked: Dtype) -> Option<Half> {
+    match asked {
+        Dtype::Auto | Dtype::Float32 => None,
+        Dtype::Float16 => Some(Half::F16),
+        Dtype::Bfloat16 => Some(Half::Bf16),
     }
 }
 

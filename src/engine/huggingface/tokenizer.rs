@@ -228,7 +228,7 @@ fn added(special: &[String], vocabulary: &Map<String, Value>) -> Vec<Value> {
     tokens.iter().map(describe).collect()
 }
 
-fn missing(folder: &Folder) -> LoadError {
+pub(super) fn missing(folder: &Folder) -> LoadError {
     let pieces = folder.names().iter().find(|name| Path::new(name).extension().is_some_and(|extension| extension == "model"));
     let hint = match pieces {
         Some(name) => {

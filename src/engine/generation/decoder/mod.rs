@@ -4,10 +4,12 @@
 //! nowhere but there: a token's numbers are the same whatever else is in the step.
 
 pub(super) mod linear;
+mod room;
 mod store;
 mod turn;
 mod weights;
 
+pub(super) use room::Room;
 pub(super) use store::places;
 pub use store::{ReadText, Segment, Store, StoreShape};
 pub use weights::{Decoder, Names};
@@ -29,6 +31,7 @@ pub struct Runner {
     team: Team,
     level: Level,
     work: Work,
+    room: Room,
 }
 
 /// Numbers of a step, one row for each token.
@@ -41,7 +44,6 @@ struct Work {
     gates: Vec<f32>,
     gated: Vec<f32>,
     input: Input,
-    logits: Vec<f32>,
 }
 
 impl Runner {
@@ -50,7 +52,7 @@ impl Runner {
     /// # Errors
     /// The system's, when it gives no thread.
     pub fn new(threads: usize) -> std::io::Result<Self> {
-        Ok(Self { team: Team::new(threads)?, level: Level::best(), work: Work::default() })
+        Ok(Self { team: Team::new(threads)?, level: Level::best(), work: Work::default(), room: Room::default() })
     }
 
     /// Its threads.
@@ -67,9 +69,12 @@ impl Runner {
     /// Runs one step. `segments` say which sequence, which positions and which tokens; the keys and values of all their
     /// earlier positions are in the store, and those of these tokens are there afterwards.
     ///
-    /// Gives the logits of the `wanted` tokens, counted over all segments, one row of the vocabulary for each.
-    pub fn step(&mut self, decoder: &Decoder, store: &mut Store, segments: &[Segment<'_>], wanted: &[usize]) -> &[f32] {
+    /// `logits` become those of the `wanted` tokens, counted over all segments, one row of the vocabulary for each.
+    pub fn step(&mut self, decoder: &Decoder, store: &mut Store, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) {
         let tokens: usize = segments.iter().map(|segment| segment.tokens.len()).sum();
+        if self.room.is_idle(tokens) {
+            self.work = Work::default();
+        }
         self.embed(decoder, segments, tokens);
         let turns = Turns::new(&decoder.architecture, segments);
         for (index, layer) in decoder.layers.iter().enumerate() {
@@ -78,7 +83,7 @@ impl Runner {
             self.attention(&step, store, &turns);
             self.feed_forward(&step);
         }
-        self.logits(decoder, wanted)
+        self.logits(decoder, wanted, logits);
     }
 
     fn embed(&mut self, decoder: &Decoder, segments: &[Segment<'_>], tokens: usize) {
@@ -95,7 +100,7 @@ impl Runner {
         let architecture = &decoder.architecture;
         let (hidden, queries, kv) = (architecture.hidden, architecture.query_width(), architecture.kv_width());
         let width = queries + 2 * kv;
-        let Self { team, level, work } = self;
+        let Self { team, level, work, .. } = self;
         work.prepare(team, *level, &Source::Hidden(&layer.attention_norm), architecture, tokens, layer.qkv_quantised);
         work.qkv.resize(tokens * width, 0.0);
         let mut offset = 0;
@@ -113,7 +118,7 @@ impl Runner {
         let Step { decoder, tokens, layer, .. } = *step;
         let architecture = &decoder.architecture;
         let width = architecture.feed_forward;
-        let Self { team, level, work } = self;
+        let Self { team, level, work, .. } = self;
         work.prepare(team, *level, &Source::Hidden(&layer.feed_forward_norm), architecture, tokens, layer.gate_up_quantised);
         work.gates.resize(tokens * 2 * width, 0.0);
         let mut offset = 0;
@@ -124,21 +129,20 @@ impl Runner {
         work.add(team, *level, &jobs, architecture, layer.post_feed_forward_norm.as_deref(), architecture.hidden);
     }
 
-    fn logits(&mut self, decoder: &Decoder, wanted: &[usize]) -> &[f32] {
+    fn logits(&mut self, decoder: &Decoder, wanted: &[usize], logits: &mut Vec<f32>) {
         let (architecture, head) = (&decoder.architecture, &decoder.head);
-        let Self { team, level, work } = self;
+        let Self { team, level, work, .. } = self;
         let hidden = architecture.hidden;
         // The wanted rows move to the front: rows are wanted in their order, so none is overwritten before it moved.
         for (to, &from) in wanted.iter().enumerate() {
             work.hidden.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
         }
         work.prepare(team, *level, &Source::Hidden(&decoder.norm), architecture, wanted.len(), head.layout().is_quantised());
-        work.logits.resize(wanted.len() * head.rows(), 0.0);
-        multiply(team, *level, &work.input, &[Job { matrix: head, offset: 0 }], &mut work.logits, head.rows(), false);
+        logits.resize(wanted.len() * head.rows(), 0.0);
+        multiply(team, *level, &work.input, &[Job { matrix: head, offset: 0 }], logits, head.rows(), false);
         if architecture.logit_cap > 0.0 {
-            kernels::soft_cap(*level, architecture.logit_cap, &mut work.logits);
+            kernels::soft_cap(*level, architecture.logit_cap, logits);
         }
-        &work.logits
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::HEAD_MAX;
 use crate::engine::generation::architecture::Architecture;
-use crate::engine::generation::weights::{Dtype, ForEach, Matrix, Source, StoredTensor, dequantise};
+use crate::engine::generation::weights::{self, Dtype, ForEach, Half, Matrix, Source, StoredTensor, dequantise};
 use std::sync::Arc;
 
 /// Whose names tensors have.
@@ -40,6 +40,7 @@ pub struct Decoder {
     pub(super) architecture: Architecture,
     source: Arc<dyn Source + Send + Sync>,
     embedding: &'static str,
+    half: Option<Half>,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Vec<f32>,
     pub(super) head: Matrix,
@@ -104,7 +105,8 @@ const HUGGING_FACE_GEMMA: LayerNames = LayerNames {
 };
 
 impl Decoder {
-    /// Finds all weights and makes them ready, on several threads where `for_each` has them.
+    /// Finds all weights and makes them ready, on several threads where `for_each` has them; plain ones are rounded to `half`
+    /// where there is one.
     ///
     /// # Errors
     /// The first tensor that is missing or has a shape that does not fit.
@@ -112,6 +114,7 @@ impl Decoder {
         source: Arc<dyn Source + Send + Sync>,
         architecture: Architecture,
         names: Names,
+        half: Option<Half>,
         for_each: &mut ForEach<'_>,
     ) -> Result<Self, String> {
         if architecture.head_dimensions > HEAD_MAX {
@@ -124,14 +127,14 @@ impl Decoder {
             Names::HuggingFace => (&HUGGING_FACE, "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"),
         };
         let hidden = architecture.hidden;
-        let mut finder = Finder { source: &*source, architecture: &architecture, for_each };
+        let mut finder = Finder { source: &*source, architecture: &architecture, half, for_each };
         let norm = finder.norm(norm, hidden)?;
         let head = if finder.source.tensor(head).is_some() { head } else { embedding };
         let rows = finder.stored(embedding)?.rows_and_columns().0;
         let head = finder.matrix(head, rows, hidden)?;
         finder.matrix_shape(embedding, rows, hidden)?;
         let layers = (0..architecture.layers).map(|layer| finder.layer(layer_names, layer)).collect::<Result<_, _>>()?;
-        Ok(Self { architecture, source, embedding, layers, norm, head })
+        Ok(Self { architecture, source, embedding, half, layers, norm, head })
     }
 
     /// The shape.
@@ -164,7 +167,7 @@ impl Decoder {
         dequantise(stored.dtype, stored.row(id as usize), out);
         let scale = self.architecture.embedding_scale;
         for number in out {
-            *number *= scale;
+            *number = self.half.map_or(*number, |half| half.rounded(*number)) * scale;
         }
     }
 }
@@ -173,6 +176,7 @@ impl Decoder {
 struct Finder<'a, 'b> {
     source: &'a (dyn Source + Send + Sync),
     architecture: &'a Architecture,
+    half: Option<Half>,
     for_each: &'a mut ForEach<'b>,
 }
 
@@ -191,7 +195,7 @@ impl<'a> Finder<'a, '_> {
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, String> {
         let stored = self.matrix_shape(name, rows, columns)?;
-        Matrix::pack(&stored, self.for_each).map_err(|error| format!("tensor `{name}`: {error}"))
+        weights::pack(&stored, self.half, self.for_each).map_err(|error| format!("tensor `{name}`: {error}"))
     }
 
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, String> {

@@ -1,8 +1,8 @@
 //! From `config.json` to the shape of a decoder.
 
-use crate::engine::generation::architecture::{Architecture, Rope};
+use crate::engine::generation::architecture::{Architecture, Rope, check_head};
 use crate::engine::generation::kernels::Activation;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Families by `model_type`, and the name that they have in GGUF files too.
 const FAMILIES: [(&str, &str); 9] = [
@@ -22,6 +22,8 @@ const FAMILIES: [(&str, &str); 9] = [
 /// # Errors
 /// What is missing, impossible or not supported.
 pub(super) fn architecture(config: &Value) -> Result<Architecture, String> {
+    let whole = with_text_config(config);
+    let config = &whole;
     let kind = config["model_type"].as_str().ok_or("`model_type` is missing")?;
     let known = FAMILIES.map(|(name, _)| name).join("`, `");
     let family = FAMILIES.iter().find(|(name, _)| *name == kind).map(|(_, family)| *family);
@@ -32,6 +34,7 @@ pub(super) fn architecture(config: &Value) -> Result<Architecture, String> {
         return Err(format!("{layers} layers of {heads} heads are not supported"));
     }
     let head_dimensions = self::size(config, "head_dim").unwrap_or(hidden / heads);
+    check_head(head_dimensions)?;
     let gemma = family.starts_with("gemma");
     let windowed = windowed(config, family, layers);
     let found = Architecture {
@@ -58,6 +61,19 @@ pub(super) fn architecture(config: &Value) -> Result<Architecture, String> {
     };
     found.check()?;
     Ok(found)
+}
+
+/// A model that reads pictures too keeps the part for texts in `text_config`; where that is silent, `transformers`' defaults hold.
+fn with_text_config(config: &Value) -> Value {
+    let Some(text) = config["text_config"].as_object().filter(|_| config["model_type"] == "gemma3") else { return config.clone() };
+    let mut whole = json!({
+        "model_type": "gemma3_text", "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "query_pre_attn_scalar": 256, "sliding_window": 4096,
+    });
+    for (name, value) in text {
+        whole[name] = value.clone();
+    }
+    whole
 }
 
 fn size(config: &Value, name: &str) -> Option<usize> {
@@ -144,7 +160,6 @@ fn rope(config: &Value, head_dimensions: usize) -> Result<Rope, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn llama() -> Value {
         json!({"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -169,6 +184,42 @@ mod tests {
         assert_eq!(found.windowed, [true, true, true, true, true, false, true]);
         assert_eq!((found.window, found.query_scale, found.embedding_scale, found.norm_offset), (Some(32), 0.125, 8.0, 1.0));
         assert!(found.local_rope.is_some());
+    }
+
+    #[test]
+    fn no_number_in_the_settings_makes_the_reader_panic_or_take_much_memory() {
+        let mut whole = llama();
+        for (name, value) in [
+            ("head_dim", json!(16)),
+            ("rope_theta", json!(1e4)),
+            ("partial_rotary_factor", json!(0.5)),
+            ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0})),
+            ("sliding_window", json!(8)),
+            ("query_pre_attn_scalar", json!(16)),
+        ] {
+            whole[name] = value;
+        }
+        let names: Vec<String> = whole.as_object().unwrap().keys().cloned().collect();
+        for name in &names {
+            for value in
+                [json!(0), json!(1), json!(u64::MAX), json!(i64::MAX), json!(-1), json!(1e300), json!([]), json!("x"), json!(1 << 23)]
+            {
+                let mut changed = whole.clone();
+                changed[name] = value.clone();
+                let read = architecture(&changed);
+                assert!(read.is_err() || read.is_ok_and(|found| found.rope.frequencies.len() <= 128), "{name}: {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_text_part_of_a_gemma3_with_pictures_is_read_with_its_defaults() {
+        let config = json!({"model_type": "gemma3", "vision_config": {}, "text_config": {"model_type": "gemma3_text", "hidden_size": 2560,
+            "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}});
+        let found = architecture(&config).unwrap();
+        assert_eq!((found.family.as_str(), found.heads, found.kv_heads, found.head_dimensions), ("gemma3", 8, 4, 256));
+        assert_eq!((found.window, found.context, found.query_scale), (Some(1024), 131_072, 0.0625));
+        assert!((found.rope.frequencies[0] - 0.125).abs() < 1e-12, "{:?}", found.rope);
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod safetensors;
 
 use super::config::GenerationConfig;
 use super::decoder::Names;
-use super::model::{Ingredients, Kind, start};
+use super::model::{Ingredients, Kind, Wishes, start};
 use super::{GeneratorInfo, Sampling, TextTokenizer, t5};
 use crate::engine::{LoadError, LoadOptions, LoadedModel};
 use safetensors::SafetensorsFiles;
@@ -44,7 +44,7 @@ pub fn has_encoder(config: &Value) -> bool {
 /// `InvalidModel` that names the file and what in it is wrong or not supported.
 pub fn load_folder(
     files: &FolderFiles,
-    context_wanted: Option<usize>,
+    wishes: Wishes,
     options: &LoadOptions,
     config: &GenerationConfig,
 ) -> Result<Arc<dyn LoadedModel>, LoadError> {
@@ -58,7 +58,7 @@ pub fn load_folder(
     }
     let source = Arc::new(SafetensorsFiles::open(&files.weights).map_err(LoadError::InvalidModel)?);
     let ingredients = Ingredients { source, kind, tokenizer, info, platform: "kserved_huggingface" };
-    start(ingredients, context_wanted, options, config).map_err(of("model.safetensors"))
+    start(ingredients, wishes, options, config).map_err(of("model.safetensors"))
 }
 
 /// The shape, and the token that answers begin with where an encoder reads the prompt.

@@ -59,12 +59,18 @@ impl SafetensorsFiles {
             let data = view.data();
             let start = data.as_ptr().addr() - bytes.as_ptr().addr();
             let place = Place { file, dtype, shape: view.shape().to_vec(), range: start..start + data.len() };
-            if self.tensors.insert(name.to_owned(), place).is_some() {
+            if self.tensors.insert(plain(name), place).is_some() {
                 return Err(format!("tensor `{name}` stands in two files"));
             }
         }
         Ok(())
     }
+}
+
+/// Models that read pictures too keep what writes text below a name of its own.
+fn plain(name: &str) -> String {
+    let of_text = name.strip_prefix("language_model.").map(str::to_owned);
+    of_text.or_else(|| Some(format!("model.{}", name.strip_prefix("model.language_model.")?))).unwrap_or_else(|| name.to_owned())
 }
 
 /// Tensors of other types are as if they were not there: decoders have none of them among their weights.
@@ -108,6 +114,14 @@ mod tests {
         assert_eq!((tensor.dtype, tensor.shape.as_slice(), tensor.bytes), (Dtype::Bf16, &[1, 2][..], &[2; 4][..]));
         assert!(files.tensor("c").is_none());
         assert_eq!(open(&[one.clone(), one]).unwrap_err(), "1.safetensors: tensor `a` stands in two files");
+    }
+
+    #[test]
+    fn the_text_part_of_a_model_with_pictures_has_the_usual_names() {
+        let header = r#"{"language_model.model.norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
+                         "model.language_model.layers.0.x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
+        let files = open(&[file(header, &[0; 8])]).unwrap();
+        assert!(files.tensor("model.norm.weight").is_some() && files.tensor("model.layers.0.x").is_some());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From a GGUF file's metadata to the shape of a decoder.
 
 use super::header::Header;
-use crate::engine::generation::architecture::{Architecture, Rope};
+use crate::engine::generation::architecture::{Architecture, Rope, check_head};
 use crate::engine::generation::kernels::Activation;
 use crate::engine::generation::weights::{Source, StoredTensor};
 
@@ -26,6 +26,7 @@ pub fn architecture(header: &Header, file: &[u8], source: &dyn Source) -> Result
         return Err(format!("{layers} layers and {heads} heads are more than the file has weights for, or none"));
     }
     let head_dimensions = header.unsigned(&key("attention.key_length")).unwrap_or(hidden / heads);
+    check_head(head_dimensions)?;
     let gemma = family.starts_with("gemma");
     // llama.cpp reorders the rows of Llama's queries and keys so that pairs are neighbours.
     let neighbours = family == "llama";

@@ -59,3 +59,93 @@ impl Source for GgufFile {
         Some(StoredTensor { dtype: info.dtype, shape: info.shape.clone(), bytes: &self.map[info.range.clone()] })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::header::tests::Writer;
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What damage likes to put where a length, a count, an offset or a size stands.
+    const EXTREMES: [u64; 12] =
+        [0, 1, 2, 31, 255, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 40, i64::MAX.cast_unsigned(), u64::MAX - 31, u64::MAX];
+
+    /// A whole model: hyper-parameters, tokenizer, weights of all kinds of types.
+    fn model() -> Vec<u8> {
+        let text = |name: &str| format!("llama.{name}");
+        let numbers = [
+            ("block_count", 1),
+            ("embedding_length", 32),
+            ("feed_forward_length", 32),
+            ("attention.head_count", 2),
+            ("context_length", 64),
+            ("attention.head_count_kv", 2),
+            ("attention.key_length", 16),
+            ("rope.dimension_count", 16),
+            ("attention.sliding_window", 8),
+            ("rope.scaling.original_context_length", 16),
+        ];
+        let writer = Writer::default().text("general.architecture", "llama").unsigned("general.alignment", 32);
+        let writer = numbers.into_iter().fold(writer, |writer, (name, value)| writer.unsigned(&text(name), value));
+        let writer = writer.float(&text("attention.layer_norm_rms_epsilon"), 1e-5).text(&text("rope.scaling.type"), "yarn");
+        let writer = writer.text("tokenizer.ggml.model", "gpt2").texts("tokenizer.ggml.tokens", &["a", "b", "ab", "<|im_end|>"]);
+        let writer = writer.texts("tokenizer.ggml.merges", &["a b"]).unsigned("tokenizer.ggml.eos_token_id", 3);
+        let matrices = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+        let writer = matrices.into_iter().enumerate().fold(writer, |writer, (at, name)| {
+            let (kind, bytes) = [(2, 18), (3, 20), (6, 22), (7, 24), (8, 34), (0, 128), (1, 64)][at];
+            writer.tensor(&format!("blk.0.{name}.weight"), &[32, 32], kind, vec![1; 32 * bytes])
+        });
+        let norms = ["blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight"];
+        let writer = norms.into_iter().fold(writer, |writer, name| writer.tensor(name, &[32], 0, vec![0; 128]));
+        writer.tensor("token_embd.weight", &[4, 32], 8, vec![1; 4 * 34]).bytes()
+    }
+
+    /// Reads all that loading reads before weights are computed with; the size of what was made.
+    fn read(bytes: &[u8]) -> Result<usize, String> {
+        let header = Header::parse(bytes).map_err(|error| error.to_string())?;
+        for name in header.tensor_names() {
+            let range = &header.tensor(name).expect("the name is the header's own").range;
+            assert!(range.start <= range.end && range.end <= bytes.len(), "{name} lies outside");
+        }
+        let folder = tempfile::tempdir().expect("there is room for a file");
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, bytes).expect("there is room for a file");
+        let file = GgufFile::open(&path)?;
+        let shape = architecture(&header, bytes, &file)?;
+        let tokens = vocabulary(&header, bytes).map(|found| found.tokenizer.vocabulary()).unwrap_or_default();
+        Ok(shape.rope.frequencies.len() + shape.windowed.len() + tokens)
+    }
+
+    #[test]
+    fn the_model_is_whole_before_it_is_damaged() {
+        assert_eq!(read(&model()), Ok(8 + 1 + 4));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: damages(), ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_damage_makes_reading_panic_or_take_more_than_the_file(
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), 0..EXTREMES.len(), 0..4_usize), 1..4),
+            cut in proptest::option::weighted(0.1, any::<prop::sample::Index>()),
+        ) {
+            let mut bytes = model();
+            for (place, extreme, width) in damage {
+                let place = place.index(bytes.len());
+                let width = (1 << width).min(bytes.len() - place);
+                bytes[place..place + width].copy_from_slice(&EXTREMES[extreme].to_le_bytes()[..width]);
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            if let Ok(made) = read(&bytes) {
+                prop_assert!(made <= bytes.len());
+            }
+        }
+    }
+
+    /// As many as `PROPTEST_CASES` says; some minutes' worth is 200,000.
+    fn damages() -> u32 {
+        ProptestConfig::default().cases.max(512)
+    }
+}

@@ -127,12 +127,14 @@ struct Scheduler {
     waiting: [VecDeque<Sequence>; Priority::COUNT],
     /// In the order in which they began.
     running: Vec<Sequence>,
+    /// Those of the last step.
+    logits: Vec<f32>,
 }
 
 /// Runs until the generator is gone.
 pub(super) fn run(parts: Parts) {
     let blocks = Blocks::new(parts.model.blocks());
-    let mut scheduler = Scheduler { parts, blocks, waiting: Default::default(), running: Vec::new() };
+    let mut scheduler = Scheduler { parts, blocks, waiting: Default::default(), running: Vec::new(), logits: Vec::new() };
     while scheduler.take_in() {
         scheduler.drop_what_is_over();
         scheduler.admit();
@@ -254,8 +256,8 @@ impl Scheduler {
             return;
         }
         let wanted = plan::wanted(&self.running, &parts);
-        if let Some(logits) = self.compute(&parts, &wanted) {
-            return self.tell(&parts, &wanted, logits);
+        if self.compute(&parts, &wanted) {
+            return self.tell(&parts, &wanted);
         }
         tracing::error!("a step of a language model failed; its answers end");
         self.end_all(&FinishReason::Failed("the model failed on this step".to_owned()));
@@ -301,8 +303,8 @@ impl Scheduler {
         self.waiting[sequence.asked.request.priority.lane()].push_front(sequence);
     }
 
-    /// The logits of the wanted tokens; nothing where the step failed.
-    fn compute(&mut self, parts: &[Part], wanted: &[usize]) -> Option<Vec<f32>> {
+    /// Computes the logits of the wanted tokens; false where the step failed.
+    fn compute(&mut self, parts: &[Part], wanted: &[usize]) -> bool {
         let segment = |part: &Part| {
             let sequence = &self.running[part.sequence];
             let tokens = &sequence.tokens[sequence.computed..sequence.computed + part.tokens];
@@ -313,29 +315,29 @@ impl Scheduler {
         let texts: Vec<Text<'_>> = unread.map(Sequence::text).collect();
         let Parts { model, inbox, .. } = &mut self.parts;
         let threads = model.threads();
-        let mut logits = None;
+        let (logits, mut whole) = (&mut self.logits, false);
         let mut step = || {
             let computed = AssertUnwindSafe(|| {
                 if !texts.is_empty() {
                     model.read(&texts);
                 }
-                model.step(&segments, wanted).to_vec()
+                model.step(&segments, wanted, logits);
             });
-            logits = catch_unwind(computed).ok();
+            whole = catch_unwind(computed).is_ok();
         };
         match inbox.turns.get() {
             Some(turns) => turns.run(threads, &mut step),
             None => step(),
         }
-        logits
+        whole
     }
 
     /// Moves each sequence on, and ends those that are done.
-    fn tell(&mut self, parts: &[Part], wanted: &[usize], mut logits: Vec<f32>) {
+    fn tell(&mut self, parts: &[Part], wanted: &[usize]) {
         let Parts { info, tokenizer, .. } = &self.parts;
         let ends = Ends { info, tokenizer, level: Level::best() };
         let width = self.parts.model.vocabulary();
-        let mut rows = wanted.iter().zip(logits.chunks_mut(width)).peekable();
+        let mut rows = wanted.iter().zip(self.logits.chunks_mut(width)).peekable();
         let (mut first_row, mut done) = (0, Vec::new());
         for part in parts {
             let sequence = &mut self.running[part.sequence];
@@ -356,6 +358,12 @@ impl Scheduler {
                 }
             }
             first_row += part.tokens;
+        }
+        // A prompt whose tokens are all looked at needs far more room than answers do.
+        let most = self.running.len() * width;
+        if self.logits.len() > most {
+            self.logits.truncate(most);
+            self.logits.shrink_to(most);
         }
         done.sort_by_key(|(sequence, _)| *sequence);
         for (at, reason) in done.into_iter().rev() {

@@ -2,7 +2,7 @@
 
 use crate::engine::generation::decoder::Names;
 use crate::engine::generation::kernels::Activation;
-use crate::engine::generation::model::{Ingredients, Kind, start};
+use crate::engine::generation::model::{Ingredients, Kind, Wishes, start};
 use crate::engine::generation::scripted::{END, byte_tokenizer};
 use crate::engine::generation::weights::{Dtype, Source, StoredTensor};
 use crate::engine::generation::{
@@ -94,7 +94,7 @@ fn model(config: &GenerationConfig) -> Arc<dyn LoadedModel> {
     let info = GeneratorInfo { eos_ids: vec![END], ..GeneratorInfo::default() };
     let (source, tokenizer) = (Arc::new(weights()), byte_tokenizer());
     let ingredients = Ingredients { source, kind: Kind::Decoder(Names::Gguf, architecture()), tokenizer, info, platform: "test" };
-    start(ingredients, None, &LoadOptions { step_threads: 2, ..LoadOptions::default() }, config).unwrap()
+    start(ingredients, Wishes::default(), &LoadOptions { step_threads: 2, ..LoadOptions::default() }, config).unwrap()
 }
 
 fn generator(config: &GenerationConfig) -> Arc<dyn Generator> {

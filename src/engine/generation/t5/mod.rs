@@ -13,12 +13,12 @@ mod weights;
 pub(super) use shape::Shape;
 
 use super::decoder::linear::{Input, Job, multiply};
-use super::decoder::{HEAD_MAX, ReadText, Segment, Store, TOKENS_PER_TASK, each_row, places, tiles};
+use super::decoder::{HEAD_MAX, ReadText, Room, Segment, Store, TOKENS_PER_TASK, each_row, places, tiles};
 use super::kernels::{self, Activation, Attention, Level, QUERIES_MAX};
 use super::scatter::Scatter;
 use super::steps::{Steps, Text};
 use super::team::Team;
-use super::weights::{Matrix, Source};
+use super::weights::{Half, Matrix, Source};
 use bias::Biases;
 use std::sync::Arc;
 use weights::{Attending, FeedForward, Weights};
@@ -37,6 +37,7 @@ pub(super) struct T5 {
     level: Level,
     store: Store,
     work: Work,
+    room: Room,
 }
 
 /// Numbers of a step, one row for each token.
@@ -50,7 +51,6 @@ struct Work {
     wide: Vec<f32>,
     gated: Vec<f32>,
     input: Input,
-    logits: Vec<f32>,
 }
 
 /// Weights, before there is room for keys and values.
@@ -66,8 +66,8 @@ impl Loaded {
     ///
     /// # Errors
     /// The first tensor that is missing or does not fit.
-    pub(super) fn new(source: Arc<dyn Source + Send + Sync>, shape: Shape, mut team: Team) -> Result<Self, String> {
-        let weights = Weights::load(source, &shape, &mut |count, work| team.run(count, work))?;
+    pub(super) fn new(source: Arc<dyn Source + Send + Sync>, shape: Shape, half: Option<Half>, mut team: Team) -> Result<Self, String> {
+        let weights = Weights::load(source, &shape, half, &mut |count, work| team.run(count, work))?;
         Ok(Self { shape, weights, team })
     }
 
@@ -77,7 +77,17 @@ impl Loaded {
         let encoder_biases = Biases::new(&shape, &weights.encoder_bias, context, true);
         let decoder_biases = Biases::new(&shape, &weights.decoder_bias, context, false);
         let store = Store::new(shape.store_shape(), blocks);
-        T5 { shape, weights, encoder_biases, decoder_biases, team, level: Level::best(), store, work: Work::default() }
+        T5 {
+            shape,
+            weights,
+            encoder_biases,
+            decoder_biases,
+            team,
+            level: Level::best(),
+            store,
+            work: Work::default(),
+            room: Room::default(),
+        }
     }
 }
 
@@ -96,6 +106,8 @@ impl Steps for T5 {
 
     fn read(&mut self, texts: &[Text<'_>]) {
         let segments: Vec<Segment<'_>> = texts.iter().map(whole).collect();
+        // Noted as the large step that it is.
+        self.room.is_idle(segments.iter().map(|segment| segment.tokens.len()).sum());
         let Self { shape, weights, encoder_biases, team, level, store, work, .. } = self;
         let mut pass = Pass { shape, team, level: *level, store, work, segments: &segments };
         pass.embed(weights);
@@ -110,7 +122,10 @@ impl Steps for T5 {
         }
     }
 
-    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize]) -> &[f32] {
+    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) {
+        if self.room.is_idle(segments.iter().map(|segment| segment.tokens.len()).sum()) {
+            self.work = Work::default();
+        }
         let Self { shape, weights, decoder_biases, team, level, store, work, .. } = self;
         let mut pass = Pass { shape, team, level: *level, store, work, segments };
         pass.embed(weights);
@@ -119,8 +134,7 @@ impl Steps for T5 {
             pass.attend_to_text(&layer.to_text, index);
             pass.feed_forward(&layer.feed_forward);
         }
-        pass.logits(weights, wanted);
-        &self.work.logits
+        pass.logits(weights, wanted, logits);
     }
 }
 
@@ -293,7 +307,7 @@ impl Pass<'_> {
         multiply(self.team, level, input, &[Job { matrix: &layer.out, offset: 0 }], numbers, hidden, true);
     }
 
-    fn logits(&mut self, weights: &Weights, wanted: &[usize]) {
+    fn logits(&mut self, weights: &Weights, wanted: &[usize], logits: &mut Vec<f32>) {
         let (hidden, rows) = (self.shape.hidden, weights.head.rows());
         // The wanted rows move to the front: rows are wanted in their order, so none is overwritten before it moved.
         for (to, &from) in wanted.iter().enumerate() {
@@ -307,9 +321,8 @@ impl Pass<'_> {
             self.work.normed.iter_mut().for_each(|number| *number *= factor);
         }
         self.take_normed();
-        let Work { input, logits, .. } = &mut *self.work;
         logits.resize(wanted.len() * rows, 0.0);
-        multiply(self.team, self.level, input, &[Job { matrix: &weights.head, offset: 0 }], logits, rows, false);
+        multiply(self.team, self.level, &self.work.input, &[Job { matrix: &weights.head, offset: 0 }], logits, rows, false);
     }
 }
 

@@ -4,6 +4,9 @@ use crate::engine::generation::decoder::{HEAD_MAX, StoreShape};
 use crate::engine::generation::kernels::Activation;
 use serde_json::Value;
 
+/// Tokens of a text, so that the table of distances stays small whatever a file says.
+const CONTEXT_MAX: usize = 1 << 16;
+
 /// All that decides how a T5 computes, but for its weights.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::engine::generation) struct Shape {
@@ -101,6 +104,9 @@ impl Shape {
         if !self.head_dimensions.is_multiple_of(16) || self.head_dimensions > HEAD_MAX {
             return Err(format!("`d_kv` is {}: a multiple of 16 up to {HEAD_MAX} is needed", self.head_dimensions));
         }
+        if self.context > CONTEXT_MAX {
+            return Err(format!("`n_positions` is {}: at most {CONTEXT_MAX} are supported", self.context));
+        }
         let Buckets { count, distance_max } = self.buckets;
         if count < 4 || !count.is_multiple_of(4) || distance_max <= count / 2 {
             return Err(format!("{count} buckets of distances up to {distance_max} are not supported"));
@@ -152,6 +158,28 @@ mod tests {
         }
         for (ahead, bucket) in [(0, 0), (5, 0), (-15, 15), (-16, 16), (-32, 21), (-64, 26), (-128, 31), (-1000, 31)] {
             assert_eq!(buckets.of(ahead, false), bucket, "{ahead} of those before");
+        }
+    }
+
+    #[test]
+    fn no_number_in_the_settings_makes_the_reader_panic_or_take_much_memory() {
+        let names: Vec<String> = config().as_object().unwrap().keys().cloned().chain(["n_positions".to_owned()]).collect();
+        for name in &names {
+            for value in
+                [json!(0), json!(1), json!(u64::MAX), json!(i64::MAX), json!(-1), json!(1.5), json!([]), json!("x"), json!(1 << 20)]
+            {
+                let mut changed = config();
+                changed[name] = value;
+                if let Ok(shape) = Shape::read(&changed) {
+                    assert!(shape.context <= CONTEXT_MAX && shape.head_dimensions <= HEAD_MAX, "{changed}");
+                    for distance in [0, 1, -1, 1 << 20, -(1 << 20)] {
+                        assert!(
+                            shape.buckets.of(distance, true) < shape.buckets.count
+                                && shape.buckets.of(distance, false) < shape.buckets.count
+                        );
+                    }
+                }
+            }
         }
     }
 

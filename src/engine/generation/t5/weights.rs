@@ -1,7 +1,7 @@
 //! The weights of a T5, found by the names that Hugging Face folders give them.
 
 use super::shape::Shape;
-use crate::engine::generation::weights::{Dtype, ForEach, Matrix, Source, StoredTensor, dequantise};
+use crate::engine::generation::weights::{self, Dtype, ForEach, Half, Matrix, Source, StoredTensor, dequantise};
 use std::sync::Arc;
 
 /// Attention: of a text to itself, of an answer to itself, or of an answer to the text.
@@ -43,6 +43,7 @@ pub(super) struct DecoderLayer {
 pub(super) struct Weights {
     source: Arc<dyn Source + Send + Sync>,
     embedding: &'static str,
+    half: Option<Half>,
     pub(super) encoder: Vec<EncoderLayer>,
     pub(super) encoder_norm: Vec<f32>,
     /// For each bucket one number for each head.
@@ -59,10 +60,15 @@ impl Weights {
     ///
     /// # Errors
     /// The first tensor that is missing or has a shape that does not fit.
-    pub(super) fn load(source: Arc<dyn Source + Send + Sync>, shape: &Shape, for_each: &mut ForEach<'_>) -> Result<Self, String> {
+    pub(super) fn load(
+        source: Arc<dyn Source + Send + Sync>,
+        shape: &Shape,
+        half: Option<Half>,
+        for_each: &mut ForEach<'_>,
+    ) -> Result<Self, String> {
         let names = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
         let embedding = names.into_iter().find(|name| source.tensor(name).is_some()).unwrap_or(names[0]);
-        let mut finder = Finder { source: &*source, shape, for_each };
+        let mut finder = Finder { source: &*source, shape, half, for_each };
         let vocabulary = finder.stored(embedding)?.rows_and_columns().0;
         finder.of_shape(embedding, vocabulary, shape.hidden)?;
         let head = finder.matrix(if shape.tied { embedding } else { "lm_head.weight" }, vocabulary, shape.hidden)?;
@@ -71,7 +77,7 @@ impl Weights {
         let (encoder_norm, decoder_norm) =
             (finder.vector("encoder.final_layer_norm.weight")?, finder.vector("decoder.final_layer_norm.weight")?);
         let (encoder_bias, decoder_bias) = (finder.bias("encoder")?, finder.bias("decoder")?);
-        Ok(Self { source, embedding, encoder, encoder_norm, encoder_bias, decoder, decoder_norm, decoder_bias, head })
+        Ok(Self { source, embedding, half, encoder, encoder_norm, encoder_bias, decoder, decoder_norm, decoder_bias, head })
     }
 
     /// The numbers that stand for a token; zeros for one that nobody has.
@@ -80,6 +86,11 @@ impl Weights {
             Some(stored) => dequantise(stored.dtype, stored.row(id as usize), out),
             None => out.fill(0.0),
         }
+        if let Some(half) = self.half {
+            for number in out.iter_mut() {
+                *number = half.rounded(*number);
+            }
+        }
     }
 }
 
@@ -87,6 +98,7 @@ impl Weights {
 struct Finder<'a, 'b> {
     source: &'a (dyn Source + Send + Sync),
     shape: &'a Shape,
+    half: Option<Half>,
     for_each: &'a mut ForEach<'b>,
 }
 
@@ -105,7 +117,7 @@ impl<'a> Finder<'a, '_> {
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, String> {
         let stored = self.of_shape(name, rows, columns)?;
-        Matrix::pack(&stored, self.for_each).map_err(|error| format!("tensor `{name}`: {error}"))
+        weights::pack(&stored, self.half, self.for_each).map_err(|error| format!("tensor `{name}`: {error}"))
     }
 
     fn vector(&self, name: &str) -> Result<Vec<f32>, String> {

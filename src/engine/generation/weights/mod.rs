@@ -3,9 +3,11 @@
 mod dtype;
 mod matrix;
 mod pack;
+mod rounded;
 
 pub use dtype::Dtype;
 pub use matrix::{ForEach, Layout, Matrix, PANEL_ROWS};
+pub use rounded::{Half, pack};
 
 use half::{bf16, f16};
 
