@@ -13,6 +13,7 @@ mod infer;
 mod kind;
 mod npy;
 mod optimise_graph;
+mod plan;
 mod pull;
 mod run;
 mod serve;
@@ -45,6 +46,8 @@ enum Command {
     Serve(Box<serve::Arguments>),
     /// Check resources without running them: mistakes are printed as file:line:column.
     Validate(Box<validate::Arguments>),
+    /// Show what would be served, and what would be fetched for it, without running or fetching anything.
+    Plan(Box<plan::Arguments>),
     /// List resources of a running daemon.
     Get(get::Arguments),
     /// Show one resource in full: conditions, revisions, mistakes.
@@ -95,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Validate(arguments) => validate::run(&arguments, out),
+        Command::Plan(arguments) => client::block_on(plan::run(&arguments, out)),
         Command::Get(arguments) => client::block_on(get::run(&arguments, out)),
         Command::Describe(arguments) => client::block_on(describe::run(&arguments, out)),
         Command::Infer(arguments) => client::block_on(infer::run(&arguments, out)),

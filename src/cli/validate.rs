@@ -41,28 +41,79 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let config = arguments.settings.load()?.config;
-    let files = match arguments.paths.as_slice() {
-        [] => files::in_folders(config.models.iter().chain(&config.runtimes))?,
-        paths => files::in_paths(paths)?,
-    };
-    let mut report = Report { lists_fields: arguments.compat, ..Report::default() };
-    for file in &files {
-        report.read(file, &config)?;
-    }
-    // Runtimes that ship with the daemon are there for services, but only what was asked for is reported on.
-    let mut shipped = Report::default();
-    for file in files::in_folders(&config.runtimes)?.iter().filter(|file| !files.contains(file)) {
-        shipped.read(file, &config)?;
-    }
-    report.compare();
-    let resolved = report.resolve(&shipped);
-    let graphs = report.compile(&shipped, &config.protocol.default_domain);
+    let mut read = Read::of(&arguments.paths, &config, arguments.compat)?;
+    let resolved = read.resolve();
+    let graphs = read.report.compile(&read.shipped, &config.protocol.default_domain);
     if arguments.compat {
-        compat::write(&report.fields, &report.problems, out)?;
+        compat::write(&read.report.fields, &read.report.problems, out)?;
     }
-    report.write(&resolved, &graphs, out)?;
-    writeln!(std::io::stderr(), "{}", report.summary(files.len()))?;
-    Ok(if report.fails(arguments.strict) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    read.report.write(&resolved, &graphs, out)?;
+    writeln!(std::io::stderr(), "{}", read.report.summary(read.files))?;
+    Ok(if read.report.fails(arguments.strict) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Files that were read, and the runtimes beside them.
+#[derive(Debug)]
+pub(super) struct Read {
+    report: Report,
+    /// Runtimes that ship with the daemon are there for services, but only what was asked for is reported on.
+    shipped: Report,
+    files: usize,
+}
+
+/// What shall run for a service.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    /// The service.
+    pub(super) key: ResourceKey,
+    /// What runs for it.
+    pub(super) spec: RevisionSpec,
+    place: String,
+}
+
+impl Read {
+    /// Reads files and folders, or the watched folders where there are none.
+    pub(super) fn of(paths: &[PathBuf], config: &Config, lists_fields: bool) -> anyhow::Result<Self> {
+        let files = match paths {
+            [] => files::in_folders(config.models.iter().chain(&config.runtimes))?,
+            paths => files::in_paths(paths)?,
+        };
+        let mut report = Report { lists_fields, ..Report::default() };
+        for file in &files {
+            report.read(file, config)?;
+        }
+        let mut shipped = Report::default();
+        for file in files::in_folders(&config.runtimes)?.iter().filter(|file| !files.contains(file)) {
+            shipped.read(file, config)?;
+        }
+        report.compare();
+        Ok(Self { report, shipped, files: files.len() })
+    }
+
+    /// What shall run for each service; why not becomes a problem.
+    pub(super) fn resolve(&mut self) -> Vec<Resolved> {
+        self.report.resolve(&self.shipped)
+    }
+
+    /// Problems of a kind.
+    pub(super) fn count(&self, severity: Severity) -> usize {
+        self.report.problems.iter().filter(|problem| problem.severity == severity).count()
+    }
+
+    /// Where resources are looked up.
+    pub(super) fn vault(&self) -> impl Vault + '_ {
+        Written { good: &self.report.good }
+    }
+
+    /// A resource that can be used.
+    pub(super) fn resource(&self, key: &ResourceKey) -> Option<&Resource> {
+        self.report.good.iter().find(|manifest| manifest.resource.key() == *key).map(|manifest| &manifest.resource)
+    }
+
+    /// The ClusterStorageContainers.
+    pub(super) fn storage_containers(&self) -> Vec<ClusterStorageContainer> {
+        self.report.storage_containers()
+    }
 }
 
 /// What was read, and all that is to be said of it.
@@ -169,7 +220,7 @@ impl Report {
     }
 
     /// What shall run for each service; why not becomes a problem.
-    fn resolve(&mut self, shipped: &Self) -> Vec<(String, RevisionSpec)> {
+    fn resolve(&mut self, shipped: &Self) -> Vec<Resolved> {
         let runtimes: Vec<Candidate<'_>> = self.good.iter().chain(&shipped.good).filter_map(candidate).collect();
         let defaults = ResolveDefaults { containers: self.storage_containers(), ..ResolveDefaults::default() };
         let (mut resolved, mut found) = (Vec::new(), Vec::new());
@@ -179,7 +230,7 @@ impl Report {
             let vault = Written { good: &self.good };
             let whole = with_storage_uri(service, &vault);
             match whole.and_then(|service| resolve(&service, folder, &runtimes, &defaults)) {
-                Ok(spec) => resolved.push((format!("{}: {}", manifest.place, manifest.resource.key()), spec)),
+                Ok(spec) => resolved.push(Resolved { key: manifest.resource.key(), spec, place: manifest.place.to_string() }),
                 Err(error) => found.push(error.at(manifest.locate(error.field))),
             }
             found.extend(rollout_of(service).err().map(|error| error.at(manifest.locate(error.field))));
@@ -249,7 +300,7 @@ impl Report {
         found
     }
 
-    fn write(&mut self, resolved: &[(String, RevisionSpec)], graphs: &[String], out: &mut impl Write) -> std::io::Result<()> {
+    fn write(&mut self, resolved: &[Resolved], graphs: &[String], out: &mut impl Write) -> std::io::Result<()> {
         self.problems.sort_by(|one, other| one.place.cmp(&other.place));
         for problem in &self.problems {
             let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
@@ -261,9 +312,9 @@ impl Report {
         for graph in graphs {
             writeln!(out, "{graph}")?;
         }
-        for (service, spec) in resolved {
+        for Resolved { key, spec, place } in resolved {
             let (runtime, engine, protocol) = (&spec.runtime.name, &spec.engine, &spec.protocol);
-            writeln!(out, "{service}: ok: runtime `{runtime}`, engine `{engine}`, protocol `{protocol}`, model `{}`", spec.model_name)?;
+            writeln!(out, "{place}: {key}: ok: runtime `{runtime}`, engine `{engine}`, protocol `{protocol}`, model `{}`", spec.model_name)?;
         }
         Ok(())
     }

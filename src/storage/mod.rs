@@ -32,6 +32,7 @@ pub use error::StorageError;
 pub use model_dir::ModelDir;
 pub use progress::{OnProgress, Progress};
 pub use shelf::Shelf;
+pub use source::without_secrets;
 
 use crate::resolve::storage_container::Fetcher;
 use crate::resolve::storage_env::StorageEnv;

@@ -213,3 +213,28 @@ def test_a_service_deleted_half_way_ends_its_download_and_what_came_is_gone_on_w
     # What the cache holds is counted after the model is seen.
     held = f'kserved_cache_bytes{{of="models"}} {len(CONTENT)}'
     daemon.wait_for(lambda: held in daemon.client.get("/metrics").body.decode(), 30, "counts what the cache holds")
+
+
+def test_a_plan_says_what_would_be_fetched_and_fetches_nothing(small_server, tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    uri = f"{small_server.address}/iris.onnx"
+    shutil.copy(ROOT / "models" / "iris" / "model.onnx", models / "here.onnx")
+    for name, place in [("away", uri), ("near", "here.onnx"), ("lost", "nowhere.onnx")]:
+        (models / f"{name}.yaml").write_text(service(name, place))
+
+    def plan(*more, code=0):
+        printed = run(tmp_path / "cache", "plan", *more, "--models", models, "--runtimes", ROOT / "runtimes", code=code)
+        return {line.split()[1]: line.split()[-2:] for line in printed.splitlines()[1:] if len(line.split()) > 4}
+
+    def cached():
+        return {name: " ".join(cells) if cells[-1] in ("KiB", "MiB", "B") else cells[-1] for name, cells in plan().items()}
+
+    assert cached() == {"away": "no", "near": "here", "lost": "missing"}
+    assert not small_server.asked and not (tmp_path / "cache" / "models").exists()
+    run(tmp_path / "cache", "pull", "--quiet", uri)
+    size = (models / "here.onnx").stat().st_size
+    assert cached()["away"] in (f"{size} B", f"{size / 1024:.1f} KiB")
+    (models / "lost.yaml").write_text("kind: InferenceService\napiVersion: serving.kserve.io/v1beta1\nmetadata: {name: lost}\nspec: {}\n")
+    assert set(plan(code=1)) >= {"away", "near"} and "lost" not in plan(code=1)
+    assert set(plan(models / "near.yaml")) == {"near"}

@@ -43,6 +43,47 @@ const DIGITS_MAX: usize = 19;
 const EXACT_POWERS: [f64; 23] =
     [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22];
 
+/// `10^-n`, cut after 128 bits: `(high · 2^64 + low) · 2^-(128 + shift)`, the highest bit set.
+#[derive(Debug, Clone, Copy)]
+struct Inverse {
+    high: u64,
+    low: u64,
+    shift: u32,
+}
+
+/// `10^-1` to `10^-19`.
+const INVERSES: [Inverse; DIGITS_MAX] = inverses();
+
+const fn inverses() -> [Inverse; DIGITS_MAX] {
+    let mut all = [Inverse { high: 0, low: 0, shift: 0 }; DIGITS_MAX];
+    let (mut at, mut power) = (0, 1_u128);
+    while at < DIGITS_MAX {
+        power *= 10;
+        all[at] = inverse_of(power);
+        at += 1;
+    }
+    all
+}
+
+/// `2^(128 + shift) / power` in whole numbers, bit by bit, where `2^shift` is the highest power of two below `power`.
+const fn inverse_of(power: u128) -> Inverse {
+    let shift = power.ilog2();
+    // The first 2^shift are less than the power, and 128 bits follow.
+    let (mut rest, mut quotient, mut bit) = (1_u128 << shift, 0_u128, 0);
+    while bit < 128 {
+        rest *= 2;
+        quotient *= 2;
+        if rest >= power {
+            rest -= power;
+            quotient += 1;
+        }
+        bit += 1;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+    let (high, low) = ((quotient >> 64) as u64, quotient as u64);
+    Inverse { high, low, shift }
+}
+
 impl Decimal {
     /// Reads a number by JSON's grammar at the start of the text.
     #[inline]
@@ -102,8 +143,35 @@ impl Decimal {
         Some((if self.negative { -value } else { value }, mantissa < 1 << 53))
     }
 
-    /// The value, correctly rounded, of many digits behind the point, as `0.12345678901234567` has: one division of whole
-    /// numbers, whose remainder says on which side of half the rest lies. `None` where it does not apply.
+    /// The value, correctly rounded, of many digits behind the point, as `0.12345678901234567` has: a multiplication by the
+    /// power's inverse, 128 bits of it. `None` where it does not apply, or where what the inverse lacks could decide the rounding.
+    #[inline]
+    fn multiplied(&self) -> Option<f64> {
+        let place = usize::try_from(-self.exponent).ok()?.checked_sub(1)?;
+        let Inverse { high, low, shift } = *INVERSES.get(place)?;
+        if self.mantissa == 0 || self.digits > DIGITS_MAX {
+            return None;
+        }
+        let zeros = self.mantissa.leading_zeros();
+        let mantissa = u128::from(self.mantissa << zeros);
+        // The upper 128 of 192 bits. The inverse is cut, so the true product is these or one more, and never less.
+        let product = mantissa * u128::from(high) + ((mantissa * u128::from(low)) >> 64);
+        let dropped = 128 - product.leading_zeros() - f64::MANTISSA_DIGITS;
+        let (kept, half) = (product >> dropped, 1_u128 << (dropped - 1));
+        let below = product & ((half << 1) - 1);
+        if below == half || below == half - 1 {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "at most 2^53, which an f64 holds exactly")]
+        let rounded = (kept + u128::from(below > half)) as f64;
+        // Between 1e-19 and 2^64: never near the ends of what an f64 holds, so scaling by a power of two is exact.
+        let value = rounded * power_of_two(i64::from(dropped) - 64 - i64::from(shift) - i64::from(zeros));
+        Some(if self.negative { -value } else { value })
+    }
+
+    /// The same where that does not decide: one division of whole numbers, whose remainder says on which side of half the rest
+    /// lies. `None` where it does not apply.
+    #[cold]
     fn divided(&self) -> Option<f64> {
         if self.mantissa == 0 || self.digits > DIGITS_MAX || !(-19..=-1).contains(&self.exponent) {
             return None;
@@ -218,7 +286,7 @@ pub(in crate::codec) fn float64(text: &[u8]) -> Read<f64> {
     let number = Decimal::read(text)?;
     let value = match number.quick() {
         Some((value, true)) => Some(value),
-        _ => number.divided(),
+        _ => number.multiplied().or_else(|| number.divided()),
     };
     value.map_or_else(|| float64_slow(text, number.length), |value| Ok((value, number.length)))
 }
@@ -336,8 +404,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn inverses_of_powers_of_ten_are_cut_after_128_bits() {
+        // 0.1 is 0.0001100110011..., in hexadecimal 0.1999...
+        assert_eq!((INVERSES[0].high, INVERSES[0].low, INVERSES[0].shift), (0xCCCC_CCCC_CCCC_CCCC, 0xCCCC_CCCC_CCCC_CCCC, 3));
+        for (place, Inverse { high, shift, .. }) in INVERSES.into_iter().enumerate() {
+            let power = 10_u128.pow(u32::try_from(place).unwrap() + 1);
+            // The upper half alone: its product with the power is one, less than the power in the last place short of it.
+            let one = 1_u128 << (64 + shift);
+            assert!(u128::from(high) * power <= one && one - u128::from(high) * power < power, "{power}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn what_a_multiplication_decides_a_division_decides_alike(mantissa: u64, exponent in -19..=-1_i32) {
+            let number = Decimal { negative: false, mantissa, exponent, digits: 19, plain: false, length: 0 };
+            if let Some(value) = number.multiplied() {
+                prop_assert_eq!(Some(value.to_bits()), number.divided().map(f64::to_bits));
+            }
+        }
 
         #[test]
         fn decimal_text_is_read_as_the_standard_library_reads_it(text in "-?(0|[1-9][0-9]{0,21})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,2})?") {

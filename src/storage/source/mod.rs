@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use url::Url;
 
-pub(super) use net::without_secrets;
+pub use net::without_secrets;
 /// A place that files are put to.
 pub(super) use object::Source as Store;
 

@@ -352,7 +352,8 @@ pub(super) fn broken_by(shown: &str, error: &(dyn Error + 'static), is_wrong: bo
 }
 
 /// An address without what may be secret in it: user, password, the query of a signed address.
-pub(in super::super) fn without_secrets(uri: &str) -> String {
+#[must_use]
+pub fn without_secrets(uri: &str) -> String {
     let Ok(mut url) = Url::parse(uri) else { return uri.split(['?', '#']).next().unwrap_or_default().to_owned() };
     // Addresses without a host have no user to take away.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
