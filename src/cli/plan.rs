@@ -38,14 +38,7 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::
         let spec = &one.spec;
         let model = spec.storage.as_ref().map_or_else(String::new, |uri| crate::storage::without_secrets(&uri.to_string()));
         let cached = cached(&read, one, &storage).await;
-        table.push(vec![
-            spec.namespace.clone(),
-            spec.service.clone(),
-            spec.runtime.name.clone(),
-            spec.protocol.clone(),
-            model,
-            cached,
-        ]);
+        table.push(vec![spec.namespace.clone(), spec.service.clone(), spec.runtime.name.clone(), spec.protocol.clone(), model, cached]);
     }
     table.write(out)?;
     let mistakes = read.count(Severity::Error);

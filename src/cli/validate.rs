@@ -314,7 +314,11 @@ impl Report {
         }
         for Resolved { key, spec, place } in resolved {
             let (runtime, engine, protocol) = (&spec.runtime.name, &spec.engine, &spec.protocol);
-            writeln!(out, "{place}: {key}: ok: runtime `{runtime}`, engine `{engine}`, protocol `{protocol}`, model `{}`", spec.model_name)?;
+            writeln!(
+                out,
+                "{place}: {key}: ok: runtime `{runtime}`, engine `{engine}`, protocol `{protocol}`, model `{}`",
+                spec.model_name
+            )?;
         }
         Ok(())
     }
