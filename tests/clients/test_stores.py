@@ -97,6 +97,29 @@ def test_s3(daemon, folder, tmp_path):
     offline(daemon)
 
 
+def test_s3_on_another_server(daemon, folder, tmp_path):
+    with servers.s3s_fs(tmp_path / "s3s", folder) as address:
+        at = {"s3-endpoint": address, "s3-region": "us-east-1"}
+        message = told(daemon, "s3://models/team/iris", secret("s3", AWS_ACCESS_KEY_ID="second", AWS_SECRET_ACCESS_KEY="wrong", annotations=at))
+        assert "SignatureDoesNotMatch" in message, message
+        daemon.write("credentials.yaml", secret("s3", AWS_ACCESS_KEY_ID="second", AWS_SECRET_ACCESS_KEY="sesame-and-more", annotations=at))
+        daemon.wait_ready("iris")
+        assert species(daemon) == b"setosa" and kept(daemon) == DIGESTS
+    offline(daemon)
+
+
+def test_s3_whose_buckets_are_hosts(daemon, folder, tmp_path):
+    """The server is its own proxy, so that nobody has to look up `models.localhost`."""
+    with servers.s3s_fs(tmp_path / "s3s", folder) as address:
+        at = {"s3-endpoint": address.replace("127.0.0.1", "localhost"), "s3-region": "us-east-1", "s3-usevirtualbucket": "true"}
+        own = secret("s3", AWS_ACCESS_KEY_ID="second", AWS_SECRET_ACCESS_KEY="sesame-and-more", annotations=at)
+        start = {"environment": {"http_proxy": address}}
+        serve(daemon, "s3://models/team/iris", own, **start)
+        assert kept(daemon) == DIGESTS
+        assert "models.localhost:" in (tmp_path / "s3s" / "server.log").read_text()
+    offline(daemon, **start)
+
+
 @pytest.mark.parametrize(
     ("uri", "wrong", "said"),
     [

@@ -23,6 +23,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
 CACHE = pathlib.Path(os.environ.get("KSERVED_CACHE") or ROOT / ".cache")
 AZURITE = "3.37.0"
+S3S_FS = "0.14.1"
 # The account that azurite has from the start.
 AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -80,6 +81,28 @@ def moto(folder):
     port = free_port()
     command = [str(pathlib.Path(python()).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     with program(command, port, folder, INITIAL_NO_AUTH_ACTION_COUNT="3"):
+        yield f"http://127.0.0.1:{port}"
+
+
+def s3s_fs_program():
+    """A second S3 server, compiled once (a minute or two)."""
+    home = CACHE / "servers" / f"s3s-fs-{S3S_FS}"
+    binary = home / "bin" / "s3s-fs"
+    if not binary.is_file():
+        install = ["cargo", "install", f"s3s-fs@{S3S_FS}", "--locked", "--debug", "--features", "binary", "--root", home, "--quiet"]
+        # Its own profile and folder: what this project sets for itself is not for others.
+        clean = {name: value for name, value in os.environ.items() if name not in ("CARGO_TARGET_DIR", "RUSTFLAGS")}
+        subprocess.run(install, check=True, stdout=sys.stderr, cwd=CACHE, env=clean | {"CARGO_PROFILE_DEV_DEBUG": "0"})
+    return binary
+
+
+@contextlib.contextmanager
+def s3s_fs(folder, model, key="second", secret="sesame-and-more"):
+    """S3 over a folder that asks for signatures: `models/team` of it is the model; reached by path and by host."""
+    port = free_port()
+    shutil.copytree(model, folder / "data" / "models" / "team")
+    command = [s3s_fs_program(), "--host", "127.0.0.1", "--port", str(port), "--access-key", key, "--secret-key", secret]
+    with program([*command, "--domain", f"localhost:{port}", folder / "data"], port, folder, RUST_LOG="s3s=debug"):
         yield f"http://127.0.0.1:{port}"
 
 
