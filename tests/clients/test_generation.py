@@ -124,7 +124,10 @@ def test_a_t5_streams_stops_and_draws_by_seed(served, kind):
 def test_a_t5_holds_no_conversation_and_is_no_decoder(served):
     body = json.dumps({"model": "t5", "messages": [{"role": "user", "content": "x"}]})
     answer = served.client.request("POST", "/openai/v1/chat/completions", body)
-    assert answer.status == 400 and b"no chat template" in answer.body, answer.body
+    assert answer.status == 400 and answer.json()["error"]["message"] == "Model t5 does not support Chat Completions API", answer.body
+    echo = json.dumps({"model": "t5", "prompt": "x", "echo": True})
+    refused = served.client.request("POST", "/openai/v1/completions", echo)
+    assert (refused.status, refused.json()["error"]["param"]) == (400, "echo"), refused.body
     model = {"modelFormat": {"name": "huggingface"}, "storageUri": "t5", "args": ["--task=text_generation"]}
     spec = {"predictor": {"model": model}}
     served.write("continues.yaml", json.dumps({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "continues"}, "spec": spec}))

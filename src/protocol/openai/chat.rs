@@ -1,5 +1,6 @@
 //! `/v1/chat/completions`: a conversation continued.
 
+use super::CHAT_API;
 use super::Config;
 use super::error::Problem;
 use super::form::Form;
@@ -87,6 +88,9 @@ impl Chat {
 
     /// The one request.
     pub(super) fn requests(&self, generator: &dyn Generator, terms: &Terms) -> Result<Vec<GenerateRequest>, Problem> {
+        if generator.info().encoder_decoder {
+            return Err(Problem::bad_request(format!("Model {} does not support {}", self.model, CHAT_API)));
+        }
         let prompt = self.prompt(generator, terms)?;
         // Templates write the special tokens themselves.
         let ids = generator.tokenizer().encode(&prompt, self.options.add_special_tokens.unwrap_or(false));

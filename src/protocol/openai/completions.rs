@@ -60,6 +60,9 @@ impl Completions {
 
     /// A request for each prompt.
     pub(super) fn requests(&self, generator: &dyn Generator, terms: &Terms) -> Result<Vec<GenerateRequest>, Problem> {
+        if self.echo && generator.info().encoder_decoder {
+            return Err(Problem::in_field("echo", "a model that turns one text into another does not go on with its prompt"));
+        }
         let request = |(at, prompt): (usize, &Prompt)| {
             let ids = self.ids(prompt, generator).map_err(|sentence| Problem::in_field(&self.field(at), sentence))?;
             self.options.request(ids, generator, terms)

@@ -43,6 +43,9 @@ use http::HeaderMap;
 use serde_json::Value;
 use std::sync::Arc;
 
+/// KServe's name for chats.
+const CHAT_API: &str = "Chat Completions API";
+
 /// The paths of this folder below `prefix`, and without it.
 pub(super) fn routes(prefix: &str) -> Router<Arc<Door>> {
     let routes = Router::new().route("/v1/completions", post(complete)).route("/v1/chat/completions", post(chat)).merge(texts::routes());
@@ -191,7 +194,7 @@ impl Asked {
     const fn api(&self) -> &'static str {
         match self {
             Self::Completions(_) => "Completions API",
-            Self::Chat(_) => "Chat Completions API",
+            Self::Chat(_) => CHAT_API,
         }
     }
 }
