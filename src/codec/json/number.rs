@@ -154,18 +154,21 @@ impl Decimal {
         }
         let zeros = self.mantissa.leading_zeros();
         let mantissa = u128::from(self.mantissa << zeros);
-        // The upper 128 of 192 bits. The inverse is cut, so the true product is these or one more, and never less.
+        // The upper 128 of 192 bits. The inverse is cut, so the true product is less than two more, and never less.
         let product = mantissa * u128::from(high) + ((mantissa * u128::from(low)) >> 64);
-        let dropped = 128 - product.leading_zeros() - f64::MANTISSA_DIGITS;
-        let (kept, half) = (product >> dropped, 1_u128 << (dropped - 1));
-        let below = product & ((half << 1) - 1);
-        if below == half || below == half - 1 {
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        let (upper, lower) = ((product >> 64) as u64, product as u64);
+        // Of the upper half an f64 keeps 53 bits; the rest, and the whole lower half, decide the rounding.
+        let dropped = 64 - upper.leading_zeros() - f64::MANTISSA_DIGITS;
+        let (kept, half) = (upper >> dropped, 1 << (dropped - 1));
+        let below = upper & ((half << 1) - 1);
+        if (below == half && lower == 0) || (below == half - 1 && lower == u64::MAX) {
             return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "at most 2^53, which an f64 holds exactly")]
-        let rounded = (kept + u128::from(below > half)) as f64;
+        let rounded = (kept + u64::from(below >= half)).cast_signed() as f64;
         // Between 1e-19 and 2^64: never near the ends of what an f64 holds, so scaling by a power of two is exact.
-        let value = rounded * power_of_two(i64::from(dropped) - 64 - i64::from(shift) - i64::from(zeros));
+        let value = rounded * power_of_two(i64::from(dropped) - i64::from(shift) - i64::from(zeros));
         Some(if self.negative { -value } else { value })
     }
 
