@@ -69,7 +69,6 @@ fn order(read: &Read, one: &Resolved) -> Option<Order> {
     let vault = read.vault();
     let Some(Resource::InferenceService(service)) = read.resource(&one.key) else { return None };
     let brought = Brought::for_service(service, &read.storage_containers()).ok()?;
-    let env = env_of(&Asker::service(service, &vault), &vault).ok()?.over(&brought.env);
-    let uri = one.spec.storage.clone()?;
-    Some(Order { env, commands: brought.commands, sha256: one.spec.model_sha256, ..Order::open(uri) })
+    let secrets = env_of(&Asker::service(service, &vault), &vault).ok()?;
+    Some(Order { sha256: one.spec.model_sha256, ..Order::opened_by(one.spec.storage.clone()?, &secrets, brought) })
 }

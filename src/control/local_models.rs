@@ -291,7 +291,7 @@ fn order_of(snapshot: &Snapshot, stored: &Stored, cache: &LocalModelCache) -> Re
     };
     let brought = Brought::for_local_model(written, &containers).map_err(|error| StorageError::Wrong(error.to_string()))?;
     let secrets = secrets_of(snapshot, stored, cache).map_err(|error| StorageError::Wrong(error.to_string()))?;
-    Ok(Order { env: secrets.over(&brought.env), commands: brought.commands, ..Order::open(uri) })
+    Ok(Order::opened_by(uri, &secrets, brought))
 }
 
 /// What opens a cache's store: nothing, unless it names an account or an entry of the storage secret. Those of the cluster have

@@ -283,8 +283,8 @@ impl Rollout {
         let brought =
             Brought::for_service(&service, &storage_containers(&snapshot)).map_err(|error| wrong(format!("{}: {error}", error.field)))?;
         let secrets = env_of(&Asker::service(&service, &*snapshot), &*snapshot);
-        let env = secrets.map_err(|error| wrong(format!("{}: {error}", error.field)))?.over(&brought.env);
-        Ok((Order { env, commands: brought.commands, sha256: self.spec.model_sha256, ..Order::open(uri.clone()) }, String::new()))
+        let secrets = secrets.map_err(|error| wrong(format!("{}: {error}", error.field)))?;
+        Ok((Order { sha256: self.spec.model_sha256, ..Order::opened_by(uri.clone(), &secrets, brought) }, String::new()))
     }
 
     /// The service as it were with the predictor that the revision is of.

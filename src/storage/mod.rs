@@ -34,7 +34,7 @@ pub use progress::{OnProgress, Progress};
 pub use shelf::Shelf;
 pub use source::without_secrets;
 
-use crate::resolve::storage_container::Fetcher;
+use crate::resolve::storage_container::{Brought, Fetcher};
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::StorageUri;
 use assembled::assemble;
@@ -63,6 +63,12 @@ impl Order {
     #[must_use]
     pub fn open(uri: StorageUri) -> Self {
         Self { uri, env: StorageEnv::default(), sha256: None, commands: BTreeMap::new() }
+    }
+
+    /// A model that secrets open, and what ClusterStorageContainers bring for it; secrets win.
+    #[must_use]
+    pub fn opened_by(uri: StorageUri, secrets: &StorageEnv, brought: Brought) -> Self {
+        Self { env: secrets.over(&brought.env), commands: brought.commands, ..Self::open(uri) }
     }
 }
 

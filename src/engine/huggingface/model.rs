@@ -81,13 +81,26 @@ struct TextWorker {
     runner: Box<dyn Runner>,
 }
 
-impl Engine for TextWorker {
-    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, EngineError> {
+impl TextWorker {
+    /// All texts of the inputs with their numbers.
+    fn run(&mut self, inputs: &[Tensor], cancel: &Cancel) -> Result<(Vec<Row>, Vec<Vec<f32>>), EngineError> {
         let Shared { tokenizer, answers, backend, batch_tokens_max, .. } = &*self.shared;
         let rows = Texts::of(inputs)?.tokenise(tokenizer, answers.pooling(), backend.vocabulary(), cancel)?;
         let values = in_batches(&rows, (*batch_tokens_max, backend.pads()), |batch| self.runner.run(batch, cancel))?;
-        let outputs = answers.tensors(&rows, &values, tokenizer)?;
-        Ok(picked(&outputs, wanted))
+        Ok((rows, values))
+    }
+
+    /// The wanted outputs of some texts.
+    fn outputs(&self, rows: &[Row], values: &[Vec<f32>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+        let outputs = self.shared.answers.tensors(rows, values, &self.shared.tokenizer)?;
+        Ok(wanted.iter().filter_map(|&at| outputs.get(at).cloned()).collect())
+    }
+}
+
+impl Engine for TextWorker {
+    fn infer(&mut self, inputs: &[Tensor], wanted: &[usize], cancel: &Cancel) -> Result<Vec<Tensor>, EngineError> {
+        let (rows, values) = self.run(inputs, cancel)?;
+        self.outputs(&rows, &values, wanted)
     }
 
     /// Texts of all requests share batches; each request's labels are as wide as its own longest text.
@@ -98,22 +111,16 @@ impl Engine for TextWorker {
         wanted: &[usize],
         cancel: &Cancel,
     ) -> Result<Option<Vec<Vec<Tensor>>>, EngineError> {
-        let Shared { tokenizer, answers, backend, batch_tokens_max, .. } = &*self.shared;
-        let texts = Texts::of(inputs)?.tokenise(tokenizer, answers.pooling(), backend.vocabulary(), cancel)?;
-        let values = in_batches(&texts, (*batch_tokens_max, backend.pads()), |batch| self.runner.run(batch, cancel))?;
+        let (texts, values) = self.run(inputs, cancel)?;
         let (mut texts, mut values) = (texts.as_slice(), values.as_slice());
         let mut own = |count: &usize| {
             let (text, others) = texts.split_at_checked(*count)?;
             let (value, rest) = values.split_at_checked(*count)?;
             (texts, values) = (others, rest);
-            Some(answers.tensors(text, value, tokenizer).map(|outputs| picked(&outputs, wanted)))
+            Some(self.outputs(text, value, wanted))
         };
         rows.iter().map(&mut own).collect::<Option<Result<_, _>>>().transpose()
     }
-}
-
-fn picked(outputs: &[Tensor], wanted: &[usize]) -> Vec<Tensor> {
-    wanted.iter().filter_map(|&at| outputs.get(at).cloned()).collect()
 }
 
 /// Runs texts in batches of so many tokens, those of about one length together; answers come in the texts' own order.

@@ -62,6 +62,14 @@ pub(super) struct About {
     pub(super) metadata: BTreeMap<String, Vec<String>>,
 }
 
+impl About {
+    /// The content type as files of records tell it; empty where there is none.
+    pub(super) fn content_type_text(&self) -> String {
+        let text = self.content_type.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        text.unwrap_or_default()
+    }
+}
+
 /// A body that is being copied.
 #[derive(Debug)]
 pub struct Copying {

@@ -5,7 +5,7 @@ mod shared_key;
 
 use super::net::{Net, Request};
 use super::patterns::Patterns;
-use super::{Answer, Ask, Digest, Listing, Refusal, RemoteFile, Then, below, file, from_base64};
+use super::{Answer, Ask, Digest, Listing, Refusal, RemoteFile, below, file, from_base64};
 use crate::api::core::Hidden;
 use crate::resolve::storage_env::StorageEnv;
 use crate::resolve::storage_uri::InAccount;
@@ -105,11 +105,7 @@ impl Source {
         } else {
             self.walk(&mut files).await?;
         }
-        if files.is_empty() {
-            return Err(Refusal::Wrong(format!("Failed to fetch model. No model found in {}.", self.shown())));
-        }
-        files.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(Listing { version: None, files, then: Then::UnpackOne })
+        Listing::of(files, || format!("Failed to fetch model. No model found in {}.", self.shown()))
     }
 
     /// Bytes of the path where it is a file.

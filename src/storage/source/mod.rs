@@ -276,6 +276,18 @@ impl RemoteFile {
 }
 
 impl Listing {
+    /// The files of a store that has no version of the whole; `nothing` says that there are none.
+    ///
+    /// # Errors
+    /// There are none.
+    fn of(mut files: Vec<RemoteFile>, nothing: impl FnOnce() -> String) -> Result<Self, Refusal> {
+        if files.is_empty() {
+            return Err(Refusal::Wrong(nothing()));
+        }
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(Self { version: None, files, then: Then::UnpackOne })
+    }
+
     /// The version of the whole: the source's own, else one of all its files' versions or hashes, if it told these beforehand.
     pub(super) fn version_told(&self) -> Option<String> {
         if self.version.is_some() {

@@ -11,7 +11,7 @@ mod s3;
 mod says;
 
 use super::patterns::Patterns;
-use super::{Answer, Ask, Crc, Digest, Listing, Refusal, RemoteFile, Then, below};
+use super::{Answer, Ask, Crc, Digest, Listing, Refusal, RemoteFile, below};
 use crate::storage::archive::Packing;
 use futures::{StreamExt, TryStreamExt};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -90,11 +90,7 @@ impl Source {
                 files.push(RemoteFile { packing, size_bytes: Some(one.bytes), validator: one.tag, ..named });
             }
         }
-        if files.is_empty() {
-            return Err(Refusal::Wrong(self.nothing_found()));
-        }
-        files.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(Listing { version: None, files, then: Then::UnpackOne })
+        Listing::of(files, || self.nothing_found())
     }
 
     fn nothing_found(&self) -> String {

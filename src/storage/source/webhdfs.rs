@@ -3,7 +3,7 @@
 
 use super::net::{Net, Request, Tls, without_secrets};
 use super::patterns::Patterns;
-use super::{Answer, Ask, Listing, Refusal, RemoteFile, Then, below, file, web};
+use super::{Answer, Ask, Listing, Refusal, RemoteFile, below, file, web};
 use crate::resolve::storage_env::StorageEnv;
 use crate::storage::StorageError;
 use crate::storage::archive::Packing;
@@ -107,11 +107,7 @@ impl Source {
         } else {
             self.walk(&mut files).await?;
         }
-        if files.is_empty() {
-            return Err(Refusal::Wrong(format!("Failed to fetch model. No model found in {}.", self.shown())));
-        }
-        files.sort_by(|one, other| one.path.cmp(&other.path));
-        Ok(Listing { version: None, files, then: Then::UnpackOne })
+        Listing::of(files, || format!("Failed to fetch model. No model found in {}.", self.shown()))
     }
 
     async fn walk(&self, files: &mut Vec<RemoteFile>) -> Result<(), Refusal> {

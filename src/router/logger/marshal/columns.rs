@@ -37,11 +37,10 @@ const TRUTH: &str = "tlsSkipVerify";
 /// One record's texts, in their order.
 fn texts(spec: &LoggingSpec, sink: &FileSink, record: &Record) -> [String; TEXTS.len()] {
     let about = &record.about;
-    let content_type = about.content_type.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     [
         sink.url.clone(),
         STANDARD.encode(record.bytes()),
-        content_type.unwrap_or_default(),
+        about.content_type_text(),
         record.side.event_type().to_owned(),
         about.id.clone(),
         events::source(spec),

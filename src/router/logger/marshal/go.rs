@@ -70,11 +70,10 @@ fn written(value: &impl Serialize) -> Vec<u8> {
 
 fn log_request<'a>(spec: &'a LoggingSpec, sink: &'a FileSink, record: &'a Record) -> LogRequest<'a> {
     let about = &record.about;
-    let content_type = about.content_type.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     LogRequest {
         url: go_url(&sink.url),
         bytes: STANDARD.encode(record.bytes()),
-        content_type: content_type.unwrap_or_default(),
+        content_type: about.content_type_text(),
         req_type: record.side.event_type(),
         id: &about.id,
         source_uri: GoUrl { path: events::source(spec), ..GoUrl::default() },
