@@ -132,6 +132,39 @@ async fn completions_take_one_prompt_or_many_as_text_or_tokens() {
 }
 
 #[tokio::test]
+async fn a_prompt_that_is_too_long_is_cut_where_that_is_asked_for() {
+    let (house, script) = saying("!");
+    let cut = |body: &Value, more: Value| {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let long = completion(&json!({"prompt": "abc", "echo": true, "logprobs": 0}));
+    let (_, answer) = asked(&house, COMPLETIONS, &cut(&long, json!({"truncate_prompt_tokens": 2}))).await;
+    assert_eq!((&answer["choices"][0]["text"], &answer["usage"]["prompt_tokens"]), (&json!("bc!"), &json!(2)));
+    assert_eq!(answer["choices"][0]["logprobs"]["tokens"], json!(["b", "c", "!"]));
+    asked(&house, COMPLETIONS, &cut(&long, json!({"truncate_prompt_tokens": 2, "truncation_side": "right", "prompt": [97, 98, 99]}))).await;
+    asked(&house, CHAT, &chat(&json!({"truncate_prompt_tokens": 4}))).await;
+    let whole = completion(&json!({"prompt": "a".repeat(5000), "max_tokens": 96}));
+    let (_, answer) = asked(&house, COMPLETIONS, &cut(&whole, json!({"truncate_prompt_tokens": -1}))).await;
+    assert_eq!(answer["usage"]["prompt_tokens"], 4000, "as many as the context leaves beside the answer");
+    let (_, answer) = asked(&house, CHAT, &chat(&json!({"truncate_prompt_tokens": -1, "messages": [{"role": "user", "content": "a".repeat(5000)}]}))).await;
+    assert_eq!(answer["usage"]["prompt_tokens"], 4095, "an answer has room for a token at least");
+    assert_eq!(script.seen.lock().unwrap()[..3], ["bc", "ab", "ant>"]);
+    for (more, message) in [
+        (json!({"truncate_prompt_tokens": 4001}), "`truncate_prompt_tokens`: 4001 tokens are to be kept, and there is room for 4000"),
+        (json!({"truncate_prompt_tokens": 0}), "`prompt`: the prompt has no tokens"),
+        (
+            json!({"truncate_prompt_tokens": -1, "max_tokens": 4096}),
+            "`prompt`: the model's context holds 4096 tokens, and 5000 for the prompt and 4096 for the answer are asked for",
+        ),
+    ] {
+        let (status, answer) = asked(&house, COMPLETIONS, &cut(&whole, more)).await;
+        assert_eq!((status, &answer["error"]["message"]), (400, &json!(message)));
+    }
+}
+
+#[tokio::test]
 async fn the_last_message_goes_on_where_that_is_asked_for() {
     let (house, script) = saying("!");
     let messages = json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hel"}]);
