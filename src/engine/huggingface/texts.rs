@@ -204,7 +204,8 @@ mod tests {
         let found = ids(&[tensor(TEXT, &[long, long, "a"]), most(&[4, -1, 8])]);
         assert_eq!(found, Ok(vec![vec![2, 5, 6, 3], vec![2, 5, 6, 5, 6, 5, 6, 3], vec![2, 5, 3]]));
         assert_eq!(ids(&[tensor(TEXT, &[""]), tensor(TOKEN_IDS, &[&[5, 0, 0, 0, 6, 0, 0, 0]]), most(&[1])]), Ok(vec![vec![5]]));
-        for (number, words) in [(9, "9 tokens are to be kept, and the model takes 8"), (0, "no token is to be kept"), (-2, "-2 tokens are")] {
+        for (number, words) in [(9, "9 tokens are to be kept, and the model takes 8"), (0, "no token is to be kept"), (-2, "-2 tokens are")]
+        {
             assert!(ids(&[tensor(TEXT, &["a"]), most(&[number])]).unwrap_err().starts_with(&format!("text 0: {words}")));
         }
         assert_eq!(ids(&[tensor(TEXT, &["a"]), tensor(TOKENS_MAX, &["1"])]).unwrap_err(), "input `tokens_max` takes INT32, found BYTES");
