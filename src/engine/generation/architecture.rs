@@ -66,6 +66,18 @@ impl Rope {
         Self { frequencies, magnitude: 1.0, neighbours }
     }
 
+    /// Cosine and sine of each pair at a position.
+    pub(super) fn at(&self, position: usize) -> impl Iterator<Item = (f32, f32)> + '_ {
+        #[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
+        let position = position as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "between -1 and 1")]
+        let turn = move |frequency: &f64| {
+            let (sine, cosine) = (position * frequency).sin_cos();
+            (cosine as f32 * self.magnitude, sine as f32 * self.magnitude)
+        };
+        self.frequencies.iter().map(turn)
+    }
+
     /// Divides all frequencies: positions are squeezed together.
     #[must_use]
     pub fn stretched(mut self, factor: f64) -> Self {

@@ -35,17 +35,8 @@ impl Turns {
 
 impl Table {
     fn new(rope: &Rope, segments: &[Segment<'_>]) -> Self {
-        let mut turns = Vec::new();
-        for position in segments.iter().flat_map(|segment| segment.position..segment.position + segment.tokens.len()) {
-            #[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
-            let position = position as f64;
-            #[expect(clippy::cast_possible_truncation, reason = "between -1 and 1")]
-            let turn = |frequency: &f64| {
-                let (sine, cosine) = (position * frequency).sin_cos();
-                (cosine as f32 * rope.magnitude, sine as f32 * rope.magnitude)
-            };
-            turns.extend(rope.frequencies.iter().map(turn));
-        }
+        let positions = segments.iter().flat_map(|segment| segment.position..segment.position + segment.tokens.len());
+        let turns = positions.flat_map(|position| rope.at(position)).collect();
         Self { pairs: rope.frequencies.len(), neighbours: rope.neighbours, turns }
     }
 

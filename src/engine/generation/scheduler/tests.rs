@@ -3,42 +3,15 @@
 use crate::engine::generation::decoder::Names;
 use crate::engine::generation::kernels::Activation;
 use crate::engine::generation::model::{Ingredients, Kind, Wishes, start};
+use crate::engine::generation::samples::Weights;
 use crate::engine::generation::scripted::{END, byte_tokenizer};
-use crate::engine::generation::weights::{Dtype, Source, StoredTensor};
 use crate::engine::generation::{
     Allowed, Architecture, Event, FinishReason, Finished, GenerateRequest, Generation, GenerationConfig, Generator, GeneratorInfo, Rope,
     Sampling, SubmitError, Token, TokenMask,
 };
 use crate::engine::{LoadOptions, LoadedModel};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Weights in memory.
-#[derive(Debug, Default)]
-struct Weights(HashMap<String, (Vec<usize>, Vec<u8>)>);
-
-impl Source for Weights {
-    fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
-        let (shape, bytes) = self.0.get(name)?;
-        Some(StoredTensor { dtype: Dtype::F32, shape: shape.clone(), bytes })
-    }
-}
-
-impl Weights {
-    fn random(mut self, name: &str, shape: &[usize], seed: &mut u64) -> Self {
-        let count: usize = shape.iter().product();
-        let mut number = || {
-            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            #[expect(clippy::cast_precision_loss, reason = "any number does")]
-            let number = ((*seed >> 33) % 2001) as f32 / 1000.0 - 1.0;
-            if shape.len() == 1 { 1.0 + number / 10.0 } else { number / 3.0 }
-        };
-        let bytes = (0..count).flat_map(|_| number().to_le_bytes()).collect();
-        self.0.insert(name.to_owned(), (shape.to_vec(), bytes));
-        self
-    }
-}
 
 const HIDDEN: usize = 64;
 const FEED_FORWARD: usize = 96;
@@ -93,7 +66,14 @@ fn weights() -> Weights {
 fn model(config: &GenerationConfig) -> Arc<dyn LoadedModel> {
     let info = GeneratorInfo { eos_ids: vec![END], ..GeneratorInfo::default() };
     let (source, tokenizer) = (Arc::new(weights()), byte_tokenizer());
-    let ingredients = Ingredients { source, kind: Kind::Decoder(Names::Gguf, architecture()), tokenizer, info, platform: "test" };
+    let ingredients = Ingredients {
+        source,
+        kind: Kind::Decoder(Names::Gguf, architecture()),
+        tokenizer,
+        info,
+        platform: "test",
+        file: "test".to_owned(),
+    };
     start(ingredients, Wishes::default(), &LoadOptions { step_threads: 2, ..LoadOptions::default() }, config).unwrap()
 }
 
