@@ -127,6 +127,20 @@ impl Rope {
     }
 }
 
+/// Something of which layers that look back no further than the window may have their own.
+#[derive(Debug)]
+pub(super) struct ByWindow<T> {
+    pub(super) usual: T,
+    pub(super) windowed: Option<T>,
+}
+
+impl<T> ByWindow<T> {
+    /// That of a layer with or without a window.
+    pub(super) fn of(&self, windowed: bool) -> &T {
+        self.windowed.as_ref().filter(|_| windowed).unwrap_or(&self.usual)
+    }
+}
+
 /// Checks the width of an attention head before anything is made by it.
 ///
 /// # Errors
@@ -169,6 +183,11 @@ impl Architecture {
             return Err(format!("the epsilon of norms is {}", self.norm_epsilon));
         }
         Ok(())
+    }
+
+    /// Whether a layer looks back no further than the window.
+    pub(super) fn is_windowed(&self, layer: usize) -> bool {
+        self.windowed.get(layer).copied().unwrap_or(false)
     }
 
     /// Numbers of all asking heads of a token.

@@ -1,9 +1,39 @@
-//! Weights in memory, for tests.
+//! A tiny model in memory, for tests.
 
+use super::architecture::{Architecture, Rope};
+use super::kernels::Activation;
 use super::weights::{Dtype, Source, StoredTensor};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
+
+/// Tokens that it knows: bytes, and an end.
+const VOCABULARY: usize = 257;
+
+/// A small Llama.
+pub(super) fn llama(layers: usize, feed_forward: usize) -> Architecture {
+    Architecture {
+        family: "llama".to_owned(),
+        layers,
+        hidden: 64,
+        feed_forward,
+        heads: 4,
+        kv_heads: 2,
+        head_dimensions: 16,
+        context: 512,
+        norm_epsilon: 1e-5,
+        norm_offset: 0.0,
+        rope: Rope::new(10_000.0, 16, false),
+        local_rope: None,
+        window: None,
+        windowed: vec![false; layers],
+        activation: Activation::Silu,
+        embedding_scale: 1.0,
+        query_scale: 0.25,
+        attention_cap: 0.0,
+        logit_cap: 0.0,
+    }
+}
 
 /// Tensors by name.
 #[derive(Debug, Default)]
@@ -24,6 +54,35 @@ impl Source for Weights {
 }
 
 impl Weights {
+    /// All that a Llama of this shape has, named as in a GGUF file.
+    pub(super) fn of(architecture: &Architecture, seed: &mut u64) -> Self {
+        let (hidden, feed_forward) = (architecture.hidden, architecture.feed_forward);
+        let (queries, kv) = (architecture.query_width(), architecture.kv_width());
+        let weights = Self::default().random("token_embd.weight", &[VOCABULARY, hidden], seed);
+        let parts: [(&str, &[usize]); 9] = [
+            ("attn_norm.weight", &[hidden]),
+            ("attn_q.weight", &[queries, hidden]),
+            ("attn_k.weight", &[kv, hidden]),
+            ("attn_v.weight", &[kv, hidden]),
+            ("attn_output.weight", &[hidden, queries]),
+            ("ffn_norm.weight", &[hidden]),
+            ("ffn_gate.weight", &[feed_forward, hidden]),
+            ("ffn_up.weight", &[feed_forward, hidden]),
+            ("ffn_down.weight", &[hidden, feed_forward]),
+        ];
+        weights.random("output_norm.weight", &[hidden], seed).in_layers(architecture, &parts, seed)
+    }
+
+    /// The same tensors in each layer.
+    pub(super) fn in_layers(mut self, architecture: &Architecture, parts: &[(&str, &[usize])], seed: &mut u64) -> Self {
+        for layer in 0..architecture.layers {
+            for (name, shape) in parts {
+                self = self.random(&format!("blk.{layer}.{name}"), shape, seed);
+            }
+        }
+        self
+    }
+
     /// One tensor more: vectors around 1, matrices around 0.
     pub(super) fn random(mut self, name: &str, shape: &[usize], seed: &mut u64) -> Self {
         let count: usize = shape.iter().product();

@@ -3,6 +3,7 @@
 //! NVIDIA's libraries are not linked, they are opened here (scripts/cuda.py makes the functions that jump to them), so that a
 //! machine without them starts the same program and is told what it lacks.
 
+use super::words;
 use candle_core::{Device, Tensor};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::collections::BTreeMap;
@@ -69,10 +70,6 @@ fn name(device: &Device) -> Option<String> {
 fn try_out(device: &Device) -> candle_core::Result<()> {
     let ones = Tensor::ones((16, 16), candle_core::DType::F32, device)?;
     ones.matmul(&ones)?.silu()?.to_vec2::<f32>().map(drop)
-}
-
-fn words(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Opens NVIDIA's libraries for the whole process.

@@ -130,6 +130,12 @@ pub fn open() -> Result<(Device, String), String> {
     Err("this build of kserved computes on CPUs only\n\nhint: `make cuda` builds one that uses NVIDIA GPUs".to_owned())
 }
 
+/// Candle's words without where in its code they come from.
+#[must_use]
+pub fn words(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -78,7 +78,7 @@ impl Runner {
         self.embed(decoder, segments, tokens);
         let turns = Turns::new(&decoder.architecture, segments);
         for (index, layer) in decoder.layers.iter().enumerate() {
-            let windowed = decoder.architecture.windowed.get(index).copied().unwrap_or(false);
+            let windowed = decoder.architecture.is_windowed(index);
             let step = Step { decoder, segments, tokens, layer, index, windowed };
             self.attention(&step, store, &turns);
             self.feed_forward(&step);

@@ -129,6 +129,23 @@ const HUGGING_FACE: LayerNames = LayerNames {
     post_feed_forward_norm: "",
 };
 
+impl LayerNames {
+    fn weight(&self, layer: usize, part: &str) -> String {
+        format!("{}{layer}.{part}.weight", self.layer)
+    }
+}
+
+impl Names {
+    /// The last matrix of a layer, which has the same name in all families.
+    pub(in crate::engine::generation) fn down(self, layer: usize) -> String {
+        let names = match self {
+            Self::Gguf => &GGUF,
+            Self::HuggingFace => &HUGGING_FACE,
+        };
+        names.weight(layer, names.down)
+    }
+}
+
 /// Gemma 2 and 3 norm what attention and feed-forward layers give, and name their norms by where they stand.
 const HUGGING_FACE_GEMMA: LayerNames = LayerNames {
     post_attention_norm: "post_attention_layernorm",
@@ -278,7 +295,7 @@ impl<'a, P: Packing> Finder<'a, P> {
     fn layer(&mut self, names: &LayerNames, layer: usize) -> Result<Layer<P::Matrix, P::Vector>, String> {
         let shape = self.architecture;
         let (hidden, feed_forward, queries, kv) = (shape.hidden, shape.feed_forward, shape.query_width(), shape.kv_width());
-        let name = |part: &str| format!("{}{layer}.{part}.weight", names.layer);
+        let name = |part: &str| names.weight(layer, part);
         let qkv_rows: &[(&str, usize)] = if self.source.tensor(&name(names.qkv_in_one)).is_some() {
             &[(names.qkv_in_one, queries + 2 * kv)]
         } else {

@@ -1,7 +1,7 @@
 //! Keys and values on a device, and how tokens look at them.
 
 use super::capped;
-use crate::engine::generation::architecture::Architecture;
+use crate::engine::generation::architecture::{Architecture, ByWindow};
 use crate::engine::generation::decoder::{Segment, places};
 use crate::engine::generation::kernels::BLOCK_TOKENS;
 use candle_core::{DType, Device, Result, Tensor};
@@ -69,8 +69,7 @@ struct Look {
     /// The slots of all positions, sequence after sequence.
     slots: Tensor,
     /// `[sequences, 1, tokens, length]`: 0, or minus infinity where a token does not look.
-    mask: Tensor,
-    windowed: Option<Tensor>,
+    mask: ByWindow<Tensor>,
 }
 
 /// Tokens of one sequence that look at once.
@@ -104,9 +103,6 @@ impl Looks {
     /// Queries `[tokens, heads, dimensions]` to `[tokens, heads * dimensions]`.
     pub(super) fn attend(&self, architecture: &Architecture, layer: usize, store: &Store, queries: &Tensor) -> Result<Tensor> {
         let of_look = |look: &Look| look.attend(architecture, layer, store, queries);
-        if let [one] = self.groups.as_slice() {
-            return of_look(one)?.index_select(&self.order, 0);
-        }
         Tensor::cat(&self.groups.iter().map(of_look).collect::<Result<Vec<_>>>()?, 0)?.index_select(&self.order, 0)
     }
 }
@@ -136,16 +132,14 @@ impl Look {
             length,
             rows: Tensor::new(rows, device)?,
             slots: Tensor::new(slots, device)?,
-            mask: masked(&before)?,
-            windowed: windowed.transpose()?,
+            mask: ByWindow { usual: masked(&before)?, windowed: windowed.transpose()? },
         })
     }
 
     fn attend(&self, architecture: &Architecture, layer: usize, store: &Store, queries: &Tensor) -> Result<Tensor> {
         let (heads, kv_heads, dimensions) = (architecture.heads, architecture.kv_heads, architecture.head_dimensions);
         let (sequences, tokens, length, sharing) = (self.sequences, self.tokens, self.length, heads / kv_heads);
-        let windowed = architecture.windowed.get(layer).copied().unwrap_or(false);
-        let mask = self.windowed.as_ref().filter(|_| windowed).unwrap_or(&self.mask);
+        let mask = self.mask.of(architecture.is_windowed(layer));
         let queries = queries.index_select(&self.rows, 0)?.reshape((sequences, tokens, heads, dimensions))?;
         let queries = queries.transpose(1, 2)?.contiguous()?.reshape((sequences, kv_heads, sharing * tokens, dimensions))?;
         let (keys, values) = &store.layers[layer];

@@ -3,6 +3,7 @@
 use crate::engine::generation::architecture::Architecture;
 use crate::engine::generation::decoder::{Names, Packing};
 use crate::engine::generation::weights::{Dtype, Precision, Source, StoredTensor};
+use crate::engine::gpu::words;
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module, Result, Tensor};
 use std::borrow::Cow;
@@ -46,21 +47,13 @@ impl Linear {
 /// Brings weights to a device.
 #[derive(Debug)]
 pub(super) struct OnDevice<'a> {
-    device: &'a Device,
-    numbers: DType,
-    precision: Precision,
+    pub(super) device: &'a Device,
+    /// What is computed with between matrices.
+    pub(super) numbers: DType,
+    pub(super) precision: Precision,
 }
 
-impl<'a> OnDevice<'a> {
-    pub(super) const fn new(device: &'a Device, numbers: DType, precision: Precision) -> Self {
-        Self { device, numbers, precision }
-    }
-
-    /// What is computed with between matrices.
-    pub(super) const fn numbers(&self) -> DType {
-        self.numbers
-    }
-
+impl OnDevice<'_> {
     fn plain(&self, stored: &StoredTensor<'_>) -> Result<Tensor> {
         let (dtype, shape) = (plain_type(stored.dtype), stored.shape.as_slice());
         let weights = Tensor::from_raw_buffer(stored.bytes, dtype, shape, self.device)?;
@@ -85,24 +78,20 @@ impl Packing for OnDevice<'_> {
             Some(dtype) => self.quantised(stored, dtype).map(Linear::Quantised),
             None => self.plain(stored).map(Linear::Plain),
         };
-        made.map_err(|error| super::words(&error))
+        made.map_err(|error| words(&error))
     }
 
     fn vector(&mut self, numbers: Vec<f32>) -> std::result::Result<Tensor, String> {
         let made = Tensor::new(numbers, self.device).and_then(|numbers| numbers.to_dtype(self.numbers));
-        made.map_err(|error| super::words(&error))
+        made.map_err(|error| words(&error))
     }
 }
 
 /// What a model computes with between its matrices: what is asked for, else the type of its weights; singles where those are
 /// quantised.
 pub(super) fn numbers(source: &dyn Source, architecture: &Architecture, names: Names, precision: Precision) -> DType {
-    let last = architecture.layers.saturating_sub(1);
-    let name = match names {
-        Names::Gguf => format!("blk.{last}.ffn_down.weight"),
-        Names::HuggingFace => format!("model.layers.{last}.mlp.down_proj.weight"),
-    };
-    let stored = source.tensor(&name).map_or(Dtype::F32, |stored| stored.dtype);
+    let last = names.down(architecture.layers.saturating_sub(1));
+    let stored = source.tensor(&last).map_or(Dtype::F32, |stored| stored.dtype);
     match quantised_type(stored) {
         Some(_) => DType::F32,
         None => asked(precision).unwrap_or_else(|| plain_type(stored)),

@@ -13,6 +13,7 @@ use super::decoder::{Decoder, Layer, Names, Segment};
 use super::kernels::Activation;
 use super::steps::{Steps, Text};
 use super::weights::{Precision, Source};
+use crate::engine::gpu::words;
 use attention::{Looks, Store};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops;
@@ -48,9 +49,10 @@ impl DeviceDecoder {
         precision: Precision,
         device: Device,
     ) -> std::result::Result<Self, String> {
-        let mut packing = OnDevice::new(&device, linear::numbers(&*source, &architecture, names, precision), precision);
+        let numbers = linear::numbers(&*source, &architecture, names, precision);
+        let mut packing = OnDevice { device: &device, numbers, precision };
         let decoder = Decoder::load_as(source, architecture, names, precision.half(), &mut packing)?;
-        Ok(Self { numbers: packing.numbers(), decoder, device })
+        Ok(Self { decoder, device, numbers })
     }
 
     /// With room for so many blocks of keys and values, which is taken at once.
@@ -109,9 +111,6 @@ impl DeviceDecoder {
     }
 
     fn run(&self, segments: &[Segment<'_>], wanted: &[usize], store: &Store) -> Result<Vec<f32>> {
-        if wanted.is_empty() && segments.is_empty() {
-            return Ok(Vec::new());
-        }
         let turns = Turns::new(self.architecture(), segments, &self.device)?;
         let looks = Looks::new(self.architecture(), segments, &self.device)?;
         let mut x = self.embeddings(segments)?;
@@ -160,12 +159,6 @@ impl Steps for DeviceSteps {
         *logits = self.decoder.run(segments, wanted, &self.store).map_err(|error| words(&error))?;
         Ok(())
     }
-}
-
-/// Candle's words without where in its code they come from.
-pub(super) fn words(error: &candle_core::Error) -> String {
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

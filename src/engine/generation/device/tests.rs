@@ -3,71 +3,33 @@
 use super::*;
 use crate::engine::generation::architecture::Rope;
 use crate::engine::generation::decoder::{ReadText, Runner, Store as KernelStore};
-use crate::engine::generation::samples::Weights;
+use crate::engine::generation::samples::{Weights, llama};
 use crate::engine::generation::weights::Dtype;
 
-const HIDDEN: usize = 64;
-const FEED_FORWARD: usize = 128;
-const LAYERS: usize = 3;
-const VOCABULARY: usize = 257;
 const BLOCKS: usize = 64;
 
 fn plain() -> Architecture {
-    Architecture {
-        family: "llama".to_owned(),
-        layers: LAYERS,
-        hidden: HIDDEN,
-        feed_forward: FEED_FORWARD,
-        heads: 4,
-        kv_heads: 2,
-        head_dimensions: 16,
-        context: 512,
-        norm_epsilon: 1e-5,
-        norm_offset: 0.0,
-        rope: Rope::new(10_000.0, 16, false),
-        local_rope: None,
-        window: None,
-        windowed: vec![false; LAYERS],
-        activation: Activation::Silu,
-        embedding_scale: 1.0,
-        query_scale: 0.25,
-        attention_cap: 0.0,
-        logit_cap: 0.0,
-    }
+    llama(3, 128)
 }
 
 /// The tensors of a family: its own parts beside those that all have.
 fn weights(architecture: &Architecture, parts: &[&str]) -> Weights {
     let seed = &mut 7;
-    let (queries, kv, head) = (architecture.query_width(), architecture.kv_width(), architecture.head_dimensions);
-    let mut weights =
-        Weights::default().random("token_embd.weight", &[VOCABULARY, HIDDEN], seed).random("output_norm.weight", &[HIDDEN], seed);
-    for layer in 0..LAYERS {
-        let all: [(&str, &[usize]); 18] = [
-            ("attn_norm.weight", &[HIDDEN]),
-            ("attn_q.weight", &[queries, HIDDEN]),
-            ("attn_k.weight", &[kv, HIDDEN]),
-            ("attn_v.weight", &[kv, HIDDEN]),
-            ("attn_output.weight", &[HIDDEN, queries]),
-            ("ffn_norm.weight", &[HIDDEN]),
-            ("ffn_gate.weight", &[FEED_FORWARD, HIDDEN]),
-            ("ffn_up.weight", &[FEED_FORWARD, HIDDEN]),
-            ("ffn_down.weight", &[HIDDEN, FEED_FORWARD]),
-            ("attn_q.bias", &[queries]),
-            ("attn_k.bias", &[kv]),
-            ("attn_v.bias", &[kv]),
-            ("attn_q_norm.weight", &[head]),
-            ("attn_k_norm.weight", &[head]),
-            ("post_attention_norm.weight", &[HIDDEN]),
-            ("post_ffw_norm.weight", &[HIDDEN]),
-            ("attn_qkv.weight", &[queries + 2 * kv, HIDDEN]),
-            ("attn_qkv.bias", &[queries + 2 * kv]),
-        ];
-        for (name, shape) in all.into_iter().take(9).chain(all.into_iter().skip(9).filter(|(name, _)| parts.contains(name))) {
-            weights = weights.random(&format!("blk.{layer}.{name}"), shape, seed);
-        }
-    }
-    weights
+    let (queries, kv, head, hidden) =
+        (architecture.query_width(), architecture.kv_width(), architecture.head_dimensions, architecture.hidden);
+    let known: [(&str, &[usize]); 9] = [
+        ("attn_q.bias", &[queries]),
+        ("attn_k.bias", &[kv]),
+        ("attn_v.bias", &[kv]),
+        ("attn_q_norm.weight", &[head]),
+        ("attn_k_norm.weight", &[head]),
+        ("post_attention_norm.weight", &[hidden]),
+        ("post_ffw_norm.weight", &[hidden]),
+        ("attn_qkv.weight", &[queries + 2 * kv, hidden]),
+        ("attn_qkv.bias", &[queries + 2 * kv]),
+    ];
+    let own: Vec<(&str, &[usize])> = known.into_iter().filter(|(name, _)| parts.contains(name)).collect();
+    Weights::of(architecture, seed).in_layers(architecture, &own, seed)
 }
 
 /// A step's tokens: of each sequence those from `position` on.

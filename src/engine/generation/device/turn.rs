@@ -1,17 +1,14 @@
 //! Queries and keys before attention: biases, norms of heads, turning by position.
 
 use super::Linear;
-use crate::engine::generation::architecture::{Architecture, Rope};
+use crate::engine::generation::architecture::{Architecture, ByWindow, Rope};
 use crate::engine::generation::decoder::{Layer, Segment};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{ops, rotary_emb};
 
 /// Sines and cosines of a step's positions.
 #[derive(Debug)]
-pub(super) struct Turns {
-    usual: Table,
-    local: Option<Table>,
-}
+pub(super) struct Turns(ByWindow<Table>);
 
 #[derive(Debug)]
 struct Table {
@@ -25,7 +22,8 @@ struct Table {
 impl Turns {
     pub(super) fn new(architecture: &Architecture, segments: &[Segment<'_>], device: &Device) -> Result<Self> {
         let table = |rope: &Rope| Table::new(rope, segments, device);
-        Ok(Self { usual: table(&architecture.rope)?, local: architecture.local_rope.as_ref().map(table).transpose()? })
+        let windowed = architecture.local_rope.as_ref().map(table).transpose()?;
+        Ok(Self(ByWindow { usual: table(&architecture.rope)?, windowed }))
     }
 
     /// Queries `[tokens, heads, dimensions]`, keys and values `[tokens, kv_heads * dimensions]`, out of what the matrices gave.
@@ -40,8 +38,7 @@ impl Turns {
             Some(bias) => qkv.broadcast_add(bias)?,
             None => qkv.clone(),
         };
-        let windowed = architecture.windowed.get(at).copied().unwrap_or(false);
-        let table = self.local.as_ref().filter(|_| windowed).unwrap_or(&self.usual);
+        let table = self.0.of(architecture.is_windowed(at));
         let (queries, kv) = (architecture.query_width(), architecture.kv_width());
         let part = |from: usize, width: usize| qkv.narrow(1, from, width)?.contiguous();
         let tokens = qkv.dim(0)?;
@@ -62,15 +59,9 @@ impl Turns {
 impl Table {
     fn new(rope: &Rope, segments: &[Segment<'_>], device: &Device) -> Result<Self> {
         let positions = segments.iter().flat_map(|segment| segment.position..segment.position + segment.tokens.len());
-        let (mut cosines, mut sines, mut tokens) = (Vec::new(), Vec::new(), 0);
-        for position in positions {
-            for turn in rope.at(position) {
-                cosines.push(turn.0);
-                sines.push(turn.1);
-            }
-            tokens += 1;
-        }
+        let (cosines, sines): (Vec<f32>, Vec<f32>) = positions.flat_map(|position| rope.at(position)).unzip();
         let pairs = rope.frequencies.len();
+        let tokens: usize = segments.iter().map(|segment| segment.tokens.len()).sum();
         let tensor = |numbers: Vec<f32>| Tensor::from_vec(numbers, (tokens, pairs), device);
         Ok(Self { pairs, neighbours: rope.neighbours, cosines: tensor(cosines)?, sines: tensor(sines)? })
     }
