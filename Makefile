@@ -45,8 +45,8 @@ build: setup ## compile target/release/kserved
 
 .PHONY: cuda
 cuda: setup ## compile target/release/kserved-cuda, which uses NVIDIA GPUs (fetches their compiler; half an hour the first time)
-	$(PYTHON) scripts/cuda.py $(CARGO) build $(LOCKED) --release --features cuda --bin kserved
-	@mkdir -p target/release && cp "$(TARGET)/release/kserved" target/release/kserved-cuda
+	$(PYTHON) scripts/cuda.py $(CARGO) build $(LOCKED) --release --features cuda --bin kserved-cuda
+	@scripts/place_binary.sh release kserved-cuda
 
 .PHONY: debug
 debug: setup
