@@ -6,7 +6,6 @@ use super::serve::environment;
 use super::settings::Settings;
 use super::talk::{Style, Talk};
 use crate::config::{Config, to_yaml};
-use crate::engine::free_memory;
 use crate::{server, telemetry};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -44,7 +43,6 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     server::huge_pages::avoid();
-    free_memory::share_pools();
     let mut config = arguments.settings.load()?.config;
     if arguments.settings.log_level.is_none() {
         // The conversation stands in the same terminal.

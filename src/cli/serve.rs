@@ -1,7 +1,6 @@
 //! `kserved serve`: the daemon.
 
 use super::settings::Settings;
-use crate::engine::free_memory;
 use crate::resolve::storage_env::StorageEnv;
 use crate::{server, telemetry};
 use clap::Args;
@@ -21,7 +20,6 @@ pub(super) struct Arguments {
 /// Serves until a signal asks for the end.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     server::huge_pages::avoid();
-    free_memory::share_pools();
     let loaded = arguments.settings.load()?;
     telemetry::install_logs(&loaded.config.log)?;
     for warning in &loaded.warnings {
