@@ -43,6 +43,11 @@ build: setup ## compile target/release/kserved
 	$(CARGO) build $(LOCKED) --release --bin kserved
 	@scripts/place_binary.sh release
 
+.PHONY: cuda
+cuda: setup ## compile target/release/kserved-cuda, which uses NVIDIA GPUs (fetches their compiler; half an hour the first time)
+	$(PYTHON) scripts/cuda.py $(CARGO) build $(LOCKED) --release --features cuda --bin kserved
+	@mkdir -p target/release && cp "$(TARGET)/release/kserved" target/release/kserved-cuda
+
 .PHONY: debug
 debug: setup
 	$(CARGO) build $(LOCKED) --bin kserved

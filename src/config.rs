@@ -10,6 +10,7 @@ pub use layers::{Origin, Override, Text};
 pub use sections::{Autoscaling, Control, DeploymentMode, Grpc, Http, LocalModels, Log, LogFormat, Memory, Pool, Shutdown};
 
 use crate::api::problem::did_you_mean;
+use crate::engine::GpuConfig;
 use crate::engine::generation::GenerationConfig;
 use crate::engine::huggingface::HuggingFaceConfig;
 use crate::engine::onnx::OnnxConfig;
@@ -54,6 +55,8 @@ pub struct Config {
     pub memory: Memory,
     /// How large graphs may be, and what goes along with their calls.
     pub graphs: graph::Config,
+    /// Which models compute on a GPU.
+    pub gpu: GpuConfig,
     /// ONNX Runtime.
     pub onnx: OnnxConfig,
     /// Hugging Face models.
@@ -89,6 +92,7 @@ impl Default for Config {
             autoscaling: Autoscaling::default(),
             memory: Memory::default(),
             graphs: graph::Config::default(),
+            gpu: GpuConfig::default(),
             onnx: OnnxConfig::default(),
             huggingface: HuggingFaceConfig::default(),
             generation: GenerationConfig::default(),

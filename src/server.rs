@@ -264,6 +264,7 @@ fn control_config(config: &Config) -> control::Config {
         drain: Duration::from_secs(config.control.drain_s),
         workers_max: or_cores(config.pool.workers_max),
         threads_max: or_cores(config.pool.threads_max),
+        gpu: config.gpu,
         queue_max: config.pool.queue_max,
         worker_idle_s: config.pool.worker_idle_s,
         inline_run_max: Duration::from_micros(config.pool.inline_run_max_us),

@@ -17,7 +17,7 @@ use crate::api::local_model::{LocalModelNode, LocalModelStatus};
 use crate::api::problem::Severity;
 use crate::api::status::InferenceGraphStatus;
 use crate::api::{Kind, Resource, ResourceKey};
-use crate::engine::EngineRegistry;
+use crate::engine::{EngineRegistry, Placement};
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::manifest::FieldPlaces;
 use crate::observe;
@@ -280,12 +280,14 @@ impl Mind {
                 Resource::InferenceService(service) => local_models::deleted_under(service, &self.reader.snapshot()),
                 _ => None,
             },
+            placement: Placement::Cpu,
         };
         self.services.with(key, |service| {
             service.stage = Some(facts.stage.clone());
             facts.not_yet_served = joined(facts.not_yet_served.take(), service.logger_problem.clone());
             facts.stage = effective(&facts.stage, service);
             facts.replicas = service.replicas;
+            facts.placement = service.running.as_ref().map_or(Placement::Cpu, |running| running.placement.clone());
             let serving = service.serving().map(RevisionName::to_string);
             facts.created = service.attempt.as_ref().map(|attempt| attempt.name.to_string()).or_else(|| serving.clone());
             facts.serving = serving;

@@ -40,7 +40,7 @@ pub use scaler::Scaling;
 use crate::api::deployment_mode::DeploymentMode;
 use crate::api::inference_service_config::InferenceServiceConfig;
 use crate::api::{Kind, ResourceKey};
-use crate::engine::EngineRegistry;
+use crate::engine::{EngineRegistry, GpuConfig};
 use crate::inference::InferenceError;
 use crate::manifest::Options;
 use crate::router::repository::{Action, Command};
@@ -97,6 +97,8 @@ pub struct Config {
     pub workers_max: usize,
     /// Threads that run models at once, all models together.
     pub threads_max: usize,
+    /// Which models compute on a GPU.
+    pub gpu: GpuConfig,
     /// Requests that may wait for one revision.
     pub queue_max: usize,
     /// Seconds a worker waits for work before its thread ends.

@@ -15,7 +15,7 @@ use super::warm_up::warm_up;
 use crate::api::inference_service::InferenceService;
 use crate::api::status::{FailureInfo, FailureReason};
 use crate::api::{Resource, ResourceKey};
-use crate::engine::{LoadError, LoadOptions, LoadedModel};
+use crate::engine::{LoadError, LoadOptions, LoadedModel, Placement};
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::{Batching, ModelHandle, PoolOptions};
@@ -201,7 +201,11 @@ impl Rollout {
             () = warm_up(&handle, deadline) => {}
         }
         let route = Arc::new(route_of(&self.spec, Target::Ready(handle.clone())));
-        Ok(Running { name: name.clone(), spec: self.spec.clone(), files, handle, route, model: model_dir, woken_at: None, memory })
+        let (name, spec, placement) = (name.clone(), self.spec.clone(), model.placement());
+        if let Placement::CpuInstead(why) = &placement {
+            tracing::warn!(service = %self.key, "the model asks for a GPU and computes on the CPU: {why}");
+        }
+        Ok(Running { name, spec, files, handle, route, model: model_dir, woken_at: None, memory, placement })
     }
 
     /// Takes what the model's files predict of the memory for models, and waits for it where others have it.
@@ -339,7 +343,8 @@ impl Rollout {
         self.say(Stage::Loading("loading the model".to_owned()));
         let intra_op_threads = self.intra_op_threads();
         let step_threads = self.spec.step_threads().min(self.mind.config.threads_max);
-        let options = LoadOptions { intra_op_threads, step_threads, args: self.spec.args.clone(), env: self.spec.env.clone() };
+        let gpu = self.mind.config.gpu.wish(self.spec.gpus);
+        let options = LoadOptions { intra_op_threads, step_threads, gpu, args: self.spec.args.clone(), env: self.spec.env.clone() };
         let (path, span) = (model.to_owned(), tracing::info_span!("load", service = %self.key, engine = %self.spec.engine));
         let (mind, memory) = (Arc::clone(&self.mind), Arc::clone(memory));
         let loading = tokio::task::spawn_blocking(move || {

@@ -10,6 +10,7 @@ use super::sides::{CanarySide, Remembered, Settings};
 use super::status::Stage;
 use crate::api::ResourceKey;
 use crate::api::status::FailureInfo;
+use crate::engine::Placement;
 use crate::inference::{InferenceError, ModelMetadata};
 use crate::observe;
 use crate::pool::ModelHandle;
@@ -48,6 +49,8 @@ pub(super) struct Running {
     pub(super) woken_at: Option<Instant>,
     /// What it takes of the memory for models.
     pub(super) memory: Arc<Reservation>,
+    /// Where it computes.
+    pub(super) placement: Placement,
 }
 
 impl Running {

@@ -10,6 +10,7 @@ use crate::api::status::{
     Address, CachedModel, CanaryStatus, ComponentStatus, Condition, ConditionStatus, FailureInfo, InferenceServiceStatus, ModelCopies,
     ModelState, ModelStates, ModelStatus, TrafficTarget, TransitionStatus, condition,
 };
+use crate::engine::Placement;
 use crate::resolve::revision::{RevisionName, RuntimeRef};
 use crate::resolve::traffic::{Book, Share};
 use crate::store::rfc3339;
@@ -25,6 +26,8 @@ pub(super) const ASLEEP: &str = "Asleep";
 pub(super) const CANARY_JUDGED: &str = "CanaryJudged";
 /// Parts of the spec that are understood and not served yet.
 pub(super) const NOT_YET_SERVED: &str = "NotYetServed";
+/// Whether a model that asks for a GPU computes on one.
+pub(super) const GPU_IN_USE: &str = "GpuInUse";
 
 /// The LocalModelCache of the service's model was deleted while the service uses it.
 pub(super) const LOCAL_MODEL_DELETED: &str = "LocalModelDeleted";
@@ -86,6 +89,8 @@ pub(super) struct Facts<'a> {
     pub(super) not_yet_served: Option<String>,
     /// What happens after the cache of its model was deleted.
     pub(super) local_model_deleted: Option<String>,
+    /// Where its model computes.
+    pub(super) placement: Placement,
 }
 
 /// What is observed of one canary predictor.
@@ -284,8 +289,18 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
             all.push(informing(kind, &Fact { status: ConditionStatus::True, reason: reason.to_owned(), message }));
         }
     }
+    all.extend(gpu_in_use(&facts.placement).map(|fact| informing(GPU_IN_USE, &fact)));
     all.sort_by(|a, b| a.kind.cmp(&b.kind));
     all
+}
+
+/// Whether a model that asks for a GPU has one; nothing of those that do not ask.
+fn gpu_in_use(placement: &Placement) -> Option<Fact> {
+    match placement {
+        Placement::Cpu => None,
+        Placement::Gpu(name) => Some(Fact { message: format!("the model computes on {name}"), ..holds() }),
+        Placement::CpuInstead(why) => Some(fails("NoGpu", &format!("the model computes on the CPU: {why}"))),
+    }
 }
 
 fn canaries_ready(facts: &Facts<'_>) -> Fact {
@@ -439,6 +454,7 @@ mod tests {
             manifest_problem: None,
             not_yet_served: None,
             local_model_deleted: None,
+            placement: Placement::Cpu,
         };
         change(&mut facts);
         status_of(&facts, None, UNIX_EPOCH)
@@ -459,6 +475,22 @@ mod tests {
         let told = status.condition(LOCAL_MODEL_DELETED).unwrap();
         assert_eq!((told.status, told.reason.as_str(), told.severity.as_str()), (ConditionStatus::True, "InUse", "Info"));
         assert_eq!(status.condition(condition::READY).unwrap().status, ConditionStatus::True);
+    }
+
+    #[test]
+    fn a_model_that_asks_for_a_gpu_tells_where_it_computes_and_is_ready_all_the_same() {
+        let status = |placement: Placement| {
+            let place = |facts: &mut Facts<'_>| facts.placement = placement;
+            check_with(DeploymentMode::Standard, Stage::Serving, (Some("iris-predictor-00002"), Vec::new()), place)
+        };
+        let without = status(Placement::CpuInstead("no NVIDIA driver".to_owned()));
+        let told = without.condition(GPU_IN_USE).unwrap();
+        assert_eq!((told.status, told.reason.as_str(), told.severity.as_str()), (ConditionStatus::False, "NoGpu", "Info"));
+        assert_eq!(told.message, "the model computes on the CPU: no NVIDIA driver");
+        assert_eq!(without.condition(condition::READY).unwrap().status, ConditionStatus::True);
+        let with = status(Placement::Gpu("NVIDIA H200".to_owned()));
+        assert_eq!(with.condition(GPU_IN_USE).unwrap().message, "the model computes on NVIDIA H200");
+        assert!(status(Placement::Cpu).condition(GPU_IN_USE).is_none());
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod rolling_out;
 mod sleeping;
 
 use crate::api::status::{InferenceServiceStatus, ModelState, TransitionStatus};
-use crate::engine::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
+use crate::engine::{Cancel, Engine, EngineError, EngineLoader, GpuConfig, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{InferenceRequest, ModelMetadata, TensorSpec};
 use crate::router::{Repository, Route, Scope};
 use crate::store::Snapshot;
@@ -129,6 +129,7 @@ fn config(folder: &Path) -> Config {
         drain: Duration::from_secs(5),
         workers_max: 2,
         threads_max: 2,
+        gpu: GpuConfig::default(),
         queue_max: 16,
         worker_idle_s: 1,
         inline_run_max: Duration::ZERO,

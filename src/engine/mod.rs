@@ -14,10 +14,12 @@
 pub mod cancel;
 pub mod free_memory;
 pub mod generation;
+pub mod gpu;
 pub mod huggingface;
 pub mod onnx;
 
 pub use cancel::Cancel;
+pub use gpu::{GpuConfig, GpuWish, Placement};
 
 use crate::inference::ModelMetadata;
 use crate::tensor::Tensor;
@@ -41,6 +43,8 @@ pub struct LoadOptions {
     pub intra_op_threads: usize,
     /// Threads that a model may use which answers all its requests in common steps (text generation).
     pub step_threads: usize,
+    /// Whether the model shall compute on a GPU.
+    pub gpu: GpuWish,
     /// The runtime's arguments after merge, for options an engine knows.
     pub args: Vec<String>,
     /// The runtime's environment after merge.
@@ -49,7 +53,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { intra_op_threads: 1, step_threads: 1, args: Vec::new(), env: BTreeMap::new() }
+        Self { intra_op_threads: 1, step_threads: 1, gpu: GpuWish::No, args: Vec::new(), env: BTreeMap::new() }
     }
 }
 
@@ -67,6 +71,11 @@ pub trait LoadedModel: Send + Sync + std::fmt::Debug {
     /// What writes text token by token, for a model that does. The same one each time.
     fn generator(&self) -> Option<Arc<dyn generation::Generator>> {
         None
+    }
+
+    /// Where it computes.
+    fn placement(&self) -> Placement {
+        Placement::Cpu
     }
 
     /// Bytes that it may come to hold beside what it took to load, e.g. what a language model remembers of running answers.

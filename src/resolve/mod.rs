@@ -104,6 +104,7 @@ pub fn resolve(
         storage: Some(storage),
         cpu_limit_millis: limit(&container, "cpu").map(Quantity::millis),
         memory_limit_bytes: limit(&container, "memory").map(Quantity::bytes),
+        gpus: gpus(&container),
         args: container.args,
         env,
         timeout_s: positive(service.spec.predictor.timeout_s).unwrap_or(defaults.timeout_s),
@@ -111,6 +112,17 @@ pub fn resolve(
         batching: batching::batching_of(service)?,
         model_sha256: pinned::pinned(&service.metadata)?,
     })
+}
+
+/// GPUs of NVIDIA that a container asks for, whole ones or parts (`nvidia.com/mig-1g.5gb`).
+fn gpus(container: &Container) -> u64 {
+    let limits = container.resources.iter().flat_map(|resources| &resources.limits);
+    limits.filter(|(name, _)| is_nvidia_gpu(name)).map(|(_, amount)| amount.bytes()).sum()
+}
+
+/// Whether a resource is a GPU of NVIDIA's, or a part of one.
+fn is_nvidia_gpu(resource: &str) -> bool {
+    resource == "nvidia.com/gpu" || resource.starts_with("nvidia.com/mig-")
 }
 
 /// The runtime's server container with the service's laid over it and placeholders filled.

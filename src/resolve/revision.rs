@@ -34,6 +34,9 @@ pub struct RevisionSpec {
     pub cpu_limit_millis: Option<u64>,
     /// Memory limit in bytes, if the merged container has one.
     pub memory_limit_bytes: Option<u64>,
+    /// GPUs of NVIDIA among the merged container's limits.
+    #[serde(default)]
+    pub gpus: u64,
     /// Seconds a request may take; KServe's default of 300 filled in.
     pub timeout_s: u64,
     /// Requests at once, a hard limit; 0 is unbounded.

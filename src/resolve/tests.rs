@@ -52,6 +52,7 @@ fn a_service_becomes_all_that_decides_what_runs() {
             env: [("A", "team"), ("INFERENCE_SERVICE_NAME", "iris")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             cpu_limit_millis: Some(1500),
             memory_limit_bytes: Some(2 << 30),
+            gpus: 0,
             timeout_s: 300,
             container_concurrency: 0,
             batching: None,

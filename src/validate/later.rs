@@ -55,11 +55,17 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
     extension(field, &predictor.extension(), add);
 }
 
-/// Limits that ask for a GPU, whoever made it.
+/// Limits that ask for GPUs which no model gets here: others than NVIDIA's, and more than one.
 fn gpus(field: &str, resources: Option<&ResourceRequirements>, add: &mut impl FnMut(String, &str)) {
     let limits = resources.into_iter().flat_map(|resources| &resources.limits);
-    for (name, _) in limits.filter(|(name, amount)| name.ends_with("/gpu") && amount.to_string() != "0") {
-        add(format!("{field}.resources.limits[{name}]"), "a GPU, in place of which the model gets the CPU,");
+    for (name, amount) in limits.filter(|(name, _)| name.ends_with("/gpu")) {
+        match (name.as_str(), amount.bytes()) {
+            (_, 0) | ("nvidia.com/gpu", 1) => {}
+            ("nvidia.com/gpu", _) => {
+                add(format!("{field}.resources.limits[{name}]"), "a model on several GPUs, in place of which it gets one,");
+            }
+            _ => add(format!("{field}.resources.limits[{name}]"), "a GPU that is not NVIDIA's, in place of which the model gets the CPU,"),
+        }
     }
 }
 

@@ -95,11 +95,15 @@ fn old_names_of_deployment_modes_become_new_ones() {
 }
 
 #[test]
-fn a_gpu_that_is_asked_for_is_told_to_be_none() {
-    let found = told_of_predictor("  resources: {limits: {nvidia.com/gpu: '1', cpu: '2'}}");
-    let told = "spec.predictor.model.resources.limits[nvidia.com/gpu]: a GPU, in place of which the model gets the CPU, is not yet served";
-    assert!(found.len() == 1 && found[0].ends_with(told), "{found:?}");
-    assert!(told_of_predictor("  resources: {limits: {nvidia.com/gpu: 0}}").is_empty());
+fn gpus_that_no_model_gets_are_told() {
+    let told = |limit: &str| told_of_predictor(&format!("  resources: {{limits: {{{limit}, cpu: '2'}}}}"));
+    let field = |name: &str| format!("spec.predictor.model.resources.limits[{name}]");
+    let several = format!("{}: a model on several GPUs, in place of which it gets one, is not yet served", field("nvidia.com/gpu"));
+    assert!(told("nvidia.com/gpu: '2'").iter().any(|sentence| sentence.contains(&several)));
+    let other =
+        format!("{}: a GPU that is not NVIDIA's, in place of which the model gets the CPU, is not yet served", field("amd.com/gpu"));
+    assert!(told("amd.com/gpu: 1").iter().any(|sentence| sentence.contains(&other)));
+    assert!(told("nvidia.com/gpu: 0").is_empty() && told("nvidia.com/gpu: '1'").is_empty());
 }
 
 #[test]

@@ -66,6 +66,18 @@ impl Rope {
         Self { frequencies, magnitude: 1.0, neighbours }
     }
 
+    /// Cosine and sine of each pair at a position.
+    pub(super) fn at(&self, position: usize) -> impl Iterator<Item = (f32, f32)> + '_ {
+        #[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
+        let position = position as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "between -1 and 1")]
+        let turn = move |frequency: &f64| {
+            let (sine, cosine) = (position * frequency).sin_cos();
+            (cosine as f32 * self.magnitude, sine as f32 * self.magnitude)
+        };
+        self.frequencies.iter().map(turn)
+    }
+
     /// Divides all frequencies: positions are squeezed together.
     #[must_use]
     pub fn stretched(mut self, factor: f64) -> Self {
@@ -115,6 +127,20 @@ impl Rope {
     }
 }
 
+/// Something of which layers that look back no further than the window may have their own.
+#[derive(Debug)]
+pub(super) struct ByWindow<T> {
+    pub(super) usual: T,
+    pub(super) windowed: Option<T>,
+}
+
+impl<T> ByWindow<T> {
+    /// That of a layer with or without a window.
+    pub(super) fn of(&self, windowed: bool) -> &T {
+        self.windowed.as_ref().filter(|_| windowed).unwrap_or(&self.usual)
+    }
+}
+
 /// Checks the width of an attention head before anything is made by it.
 ///
 /// # Errors
@@ -157,6 +183,11 @@ impl Architecture {
             return Err(format!("the epsilon of norms is {}", self.norm_epsilon));
         }
         Ok(())
+    }
+
+    /// Whether a layer looks back no further than the window.
+    pub(super) fn is_windowed(&self, layer: usize) -> bool {
+        self.windowed.get(layer).copied().unwrap_or(false)
     }
 
     /// Numbers of all asking heads of a token.

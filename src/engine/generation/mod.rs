@@ -11,6 +11,7 @@ mod blocks;
 mod check;
 mod config;
 pub mod decoder;
+mod device;
 mod events;
 mod folder;
 pub mod gguf;
@@ -18,6 +19,8 @@ mod grammar;
 pub mod kernels;
 mod model;
 mod request;
+#[cfg(test)]
+mod samples;
 mod sampling;
 mod scatter;
 mod scheduler;

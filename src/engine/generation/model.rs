@@ -3,17 +3,19 @@
 use super::architecture::Architecture;
 use super::config::GenerationConfig;
 use super::decoder::{Decoder, Names, Runner, Store, StoreShape};
+use super::device::DeviceDecoder;
 use super::kernels::BLOCK_TOKENS;
 use super::scheduler::{self, Inbox, Parts};
 use super::steps::{Continues, Steps};
 use super::t5;
 use super::team::Team;
-use super::weights::{Half, Source};
+use super::weights::{Precision, Source};
 use super::{GenerateRequest, Generation, Generator, GeneratorInfo, SubmitError, TextTokenizer, Turns, check, gguf, tensors};
-use crate::engine::{Cancel, Engine, EngineError, LoadError, LoadOptions, LoadedModel};
+use crate::engine::{Cancel, Engine, EngineError, GpuWish, LoadError, LoadOptions, LoadedModel, Placement, gpu};
 use crate::inference::{Ability, ModelMetadata, TensorSpec};
 use crate::observe::StepMetrics;
 use crate::tensor::{DataType, Tensor};
+use candle_core::Device;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -25,6 +27,8 @@ pub(super) struct Ingredients {
     pub(super) tokenizer: TextTokenizer,
     pub(super) info: GeneratorInfo,
     pub(super) platform: &'static str,
+    /// The file that messages name.
+    pub(super) file: String,
 }
 
 /// What a service asks of a model.
@@ -32,8 +36,8 @@ pub(super) struct Ingredients {
 pub struct Wishes {
     /// Tokens of the context at most; nothing: what the model was made for.
     pub context: Option<usize>,
-    /// A type that plain weights are rounded to; nothing: they stay as they are stored.
-    pub half: Option<Half>,
+    /// What plain weights are kept in.
+    pub precision: Precision,
 }
 
 /// How a model computes.
@@ -51,7 +55,7 @@ pub(super) enum Kind {
 pub fn load_gguf(path: &Path, wishes: Wishes, options: &LoadOptions, config: &GenerationConfig) -> Result<Arc<dyn LoadedModel>, LoadError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let refuse = |sentence: String| LoadError::InvalidModel(format!("{name}: {sentence}"));
-    if wishes.half.is_some() {
+    if wishes.precision.half().is_some() {
         return Err(refuse("the types of its numbers stand in a GGUF file; `--dtype` takes `auto` or `float32` with it".to_owned()));
     }
     let file = Arc::new(gguf::GgufFile::open(path).map_err(refuse)?);
@@ -68,34 +72,38 @@ pub fn load_gguf(path: &Path, wishes: Wishes, options: &LoadOptions, config: &Ge
     };
     let source = Arc::clone(&file) as Arc<dyn Source + Send + Sync>;
     let tokenizer = vocabulary.tokenizer;
-    let ingredients = Ingredients { source, kind: Kind::Decoder(Names::Gguf, architecture), tokenizer, info, platform: "kserved_gguf" };
-    start(ingredients, wishes, options, config).map_err(refuse)
+    let kind = Kind::Decoder(Names::Gguf, architecture);
+    let ingredients = Ingredients { source, kind, tokenizer, info, platform: "kserved_gguf", file: name.to_string() };
+    start(ingredients, wishes, options, config)
 }
 
 /// Makes weights ready and starts the scheduler.
+///
+/// # Errors
+/// `InvalidModel` that names the file, or `EngineUnavailable` where it must have a GPU and there is none.
 pub(super) fn start(
     ingredients: Ingredients,
     wishes: Wishes,
     options: &LoadOptions,
     config: &GenerationConfig,
-) -> Result<Arc<dyn LoadedModel>, String> {
-    let Ingredients { source, kind, tokenizer, mut info, platform } = ingredients;
+) -> Result<Arc<dyn LoadedModel>, LoadError> {
+    let Ingredients { source, kind, tokenizer, mut info, platform, file } = ingredients;
+    let refuse = |sentence: String| LoadError::InvalidModel(format!("{file}: {sentence}"));
     let context = wishes.context.or(Some(config.context_tokens_max).filter(|&tokens| tokens > 0));
     let making = Making { source, wishes: Wishes { context, ..wishes }, threads: options.step_threads.max(1), config };
-    let (model, room) = match kind {
-        Kind::Decoder(names, architecture) => making.decoder(names, architecture)?,
-        Kind::T5(shape) => making.t5(shape)?,
-    };
+    let Made { model, room, placement } = making.anywhere(kind, options.gpu, refuse)?;
     info.context_length = room.context;
     info.vocabulary = model.vocabulary();
     let (info, tokenizer, inbox) = (Arc::new(info), Arc::new(tokenizer), Arc::new(Inbox::default()));
     let parts =
         Parts { inbox: Arc::clone(&inbox), info: Arc::clone(&info), tokenizer: Arc::clone(&tokenizer), config: config.clone(), model };
     let thread_of = std::thread::Builder::new().name("generation".to_owned());
-    let thread = thread_of.spawn(move || scheduler::run(parts)).map_err(|error| no_thread(&error))?;
+    let thread = thread_of.spawn(move || scheduler::run(parts)).map_err(|error| refuse(no_thread(&error)))?;
     let metadata = Arc::new(metadata(platform, info.encoder_decoder));
     let generator = Arc::new(TextGenerator { info, tokenizer, inbox, config: config.clone(), thread: Some(thread) });
-    Ok(Arc::new(LanguageModel { metadata, generator, kv_bytes: room.bytes }))
+    // What lies on a GPU takes none of the machine's own memory.
+    let kv_bytes = if matches!(placement, Placement::Gpu(_)) { 0 } else { room.bytes };
+    Ok(Arc::new(LanguageModel { metadata, generator, kv_bytes, placement }))
 }
 
 fn no_thread(error: &std::io::Error) -> String {
@@ -110,10 +118,42 @@ struct Making<'a> {
     config: &'a GenerationConfig,
 }
 
+/// A model, ready for its scheduler.
+struct Made {
+    model: Box<dyn Steps>,
+    room: Room,
+    placement: Placement,
+}
+
 impl Making<'_> {
+    /// On a GPU, where one is asked for and there, else on the CPU.
+    fn anywhere(self, kind: Kind, wish: GpuWish, refuse: impl Fn(String) -> LoadError) -> Result<Made, LoadError> {
+        let on_gpu = || match &kind {
+            Kind::Decoder(names, architecture) => {
+                let (device, name) = gpu::open()?;
+                Ok((self.on_device(*names, architecture.clone(), device)?, name))
+            }
+            Kind::T5(_) => Err("a T5 is served on the CPU only".to_owned()),
+        };
+        let (made, placement) = gpu::choose(wish, on_gpu)?;
+        let (model, room) = match (made, kind) {
+            (Some(made), _) => made,
+            (None, Kind::Decoder(names, architecture)) => self.decoder(names, architecture).map_err(refuse)?,
+            (None, Kind::T5(shape)) => self.t5(shape).map_err(refuse)?,
+        };
+        Ok(Made { model, room, placement })
+    }
+
+    fn on_device(&self, names: Names, architecture: Architecture, device: Device) -> Result<(Box<dyn Steps>, Room), String> {
+        let shape = architecture.store_shape();
+        let room = Room::new(shape, 1, self.wishes.context.unwrap_or(architecture.context), self.config)?;
+        let decoder = DeviceDecoder::load(Arc::clone(&self.source), architecture, names, self.wishes.precision, device)?;
+        Ok((Box::new(decoder.with_room(room.blocks)?), room))
+    }
+
     fn decoder(self, names: Names, architecture: Architecture) -> Result<(Box<dyn Steps>, Room), String> {
         let mut runner = Runner::new(self.threads).map_err(|error| no_thread(&error))?;
-        let half = self.wishes.half;
+        let half = self.wishes.precision.half();
         let decoder = Decoder::load(self.source, architecture, names, half, &mut |count, work| runner.team().run(count, work))?;
         let shape = decoder.architecture();
         let room = Room::new(shape.store_shape(), 1, self.wishes.context.unwrap_or(shape.context), self.config)?;
@@ -124,7 +164,7 @@ impl Making<'_> {
     fn t5(self, shape: t5::Shape) -> Result<(Box<dyn Steps>, Room), String> {
         let room = Room::new(shape.store_shape(), 2, self.wishes.context.unwrap_or(shape.context), self.config)?;
         let team = Team::new(self.threads).map_err(|error| no_thread(&error))?;
-        let loaded = t5::Loaded::new(self.source, shape, self.wishes.half, team)?;
+        let loaded = t5::Loaded::new(self.source, shape, self.wishes.precision.half(), team)?;
         Ok((Box::new(loaded.with_room(room.blocks, room.context)), room))
     }
 }
@@ -173,6 +213,7 @@ struct LanguageModel {
     metadata: Arc<ModelMetadata>,
     generator: Arc<TextGenerator>,
     kv_bytes: u64,
+    placement: Placement,
 }
 
 impl LoadedModel for LanguageModel {
@@ -186,6 +227,10 @@ impl LoadedModel for LanguageModel {
 
     fn generator(&self) -> Option<Arc<dyn Generator>> {
         Some(Arc::clone(&self.generator) as Arc<dyn Generator>)
+    }
+
+    fn placement(&self) -> Placement {
+        self.placement.clone()
     }
 
     fn later_bytes(&self) -> u64 {

@@ -32,7 +32,10 @@ pub(super) trait Steps: Send + Debug {
     fn read(&mut self, texts: &[Text<'_>]);
 
     /// See [`Runner::step`].
-    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>);
+    ///
+    /// # Errors
+    /// Why the step could not be computed; a device may fail.
+    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) -> Result<(), String>;
 }
 
 /// A decoder that continues its prompt.
@@ -58,7 +61,8 @@ impl Steps for Continues {
 
     fn read(&mut self, _: &[Text<'_>]) {}
 
-    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) {
+    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) -> Result<(), String> {
         self.runner.step(&self.decoder, &mut self.store, segments, wanted, logits);
+        Ok(())
     }
 }

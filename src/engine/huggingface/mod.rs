@@ -4,6 +4,7 @@
 
 pub mod answers;
 mod byte_pairs;
+mod choice;
 pub mod encoder;
 pub mod flags;
 pub mod folder;
@@ -17,20 +18,16 @@ pub mod task;
 pub mod texts;
 pub mod tokenizer;
 
-use super::generation::weights::Half;
+use super::generation::weights::Precision;
 use super::generation::{self, FolderFiles, GenerationConfig, Wishes};
 use super::{EngineLoader, LoadError, LoadOptions, LoadedModel};
 use crate::inference::{Ability, ModelMetadata};
 use answers::Answers;
-use candle_core::{DType, Device};
-use encoder::Encoder;
-use flags::{Backend, Dtype, Flags};
+use choice::Choice;
+use flags::{Dtype, Flags};
 use folder::{Folder, Found};
 use model::TextModel;
-use on_candle::CandleBackend;
-use on_onnx::OnnxBackend;
 use pooling::Pooling;
-use safetensors::Weights;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use settings::Settings;
@@ -102,42 +99,10 @@ impl HuggingFaceLoader {
         let pooling = (task == Task::TextEmbedding).then(|| Pooling::read(folder, flags)).transpose()?;
         let answers = Answers::new(task, flags, width(settings, task)?, pooling);
         let mark = mask(folder, &tokenizer)?;
-        let export = self.export(folder, flags, options, (settings, task, mark))?;
-        let (engine, backend): (_, Box<dyn model::Backend>) = if let Some(export) = export {
-            ("onnxruntime", Box::new(export))
-        } else {
-            encoder::family(settings)?;
-            let weights = Weights::open(folder, dtype(flags.dtype), &Device::Cpu)?;
-            let encoder = Encoder::load(settings, task, &weights)?;
-            ("candle", Box::new(CandleBackend::new(encoder, mark, Device::Cpu, options.intra_op_threads)))
-        };
+        let choice = Choice { folder, flags, options, settings, task, mark };
+        let (engine, backend) = choice.load(&*self.onnx)?;
         let metadata = self.metadata(engine, task, &answers);
         Ok(Arc::new(TextModel::new(metadata, tokenizer, answers, backend, self.config.batch_tokens_max)))
-    }
-
-    /// The folder's export, where there is one and nothing else is asked for.
-    fn export(
-        &self,
-        folder: &Folder,
-        flags: &Flags,
-        options: &LoadOptions,
-        (settings, task, mark): (Settings<'_>, Task, Option<u32>),
-    ) -> Result<Option<OnnxBackend>, LoadError> {
-        let file = match (flags.backend, folder.onnx()) {
-            (Backend::Candle, _) | (Backend::Auto, None) => return Ok(None),
-            (_, Some(file)) => file,
-            (Backend::Onnx, None) => {
-                let found = folder.listed();
-                return Err(LoadError::InvalidModel(format!("no `model.onnx` or `onnx/model.onnx` here; found: {found}")));
-            }
-        };
-        match OnnxBackend::load(&*self.onnx, &file, options, (task, mark, settings.count("vocab_size")?)) {
-            Err(LoadError::EngineUnavailable(why)) if flags.backend == Backend::Auto => {
-                tracing::warn!("the model's ONNX export is passed over: {why}");
-                Ok(None)
-            }
-            loaded => loaded.map(Some),
-        }
     }
 
     fn metadata(&self, engine: &str, task: Task, answers: &Answers) -> ModelMetadata {
@@ -194,18 +159,10 @@ fn mask(folder: &Folder, tokenizer: &TextTokenizer) -> Result<Option<u32>, LoadE
     Ok(named.as_deref().into_iter().chain(["[MASK]", "<mask>"]).find_map(|token| tokenizer.id(token)))
 }
 
-const fn dtype(asked: Dtype) -> DType {
-    match asked {
-        Dtype::Auto | Dtype::Float32 => DType::F32,
-        Dtype::Float16 => DType::F16,
-        Dtype::Bfloat16 => DType::BF16,
-    }
-}
-
 impl HuggingFaceLoader {
     /// Loads what writes text.
     fn writer(&self, found: Found, task: Task, flags: &Flags, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
-        let wishes = Wishes { context: flags.max_model_len, half: half(flags.dtype) };
+        let wishes = Wishes { context: flags.max_model_len, precision: precision(flags.dtype) };
         let folder = match found {
             Found::Gguf(path) => return generation::load_gguf(&path, wishes, options, &self.generation),
             Found::Folder(folder) => folder,
@@ -226,13 +183,13 @@ impl HuggingFaceLoader {
     }
 }
 
-/// The type that the weights of what writes text are rounded to. With the others they stay as they are stored: halves become singles
-/// where they are computed with, and no number changes.
-const fn half(asked: Dtype) -> Option<Half> {
+/// What the weights of a model that writes text are kept in.
+const fn precision(asked: Dtype) -> Precision {
     match asked {
-        Dtype::Auto | Dtype::Float32 => None,
-        Dtype::Float16 => Some(Half::F16),
-        Dtype::Bfloat16 => Some(Half::Bf16),
+        Dtype::Auto => Precision::AsStored,
+        Dtype::Float32 => Precision::Single,
+        Dtype::Float16 => Precision::F16,
+        Dtype::Bfloat16 => Precision::Bf16,
     }
 }
 

@@ -5,7 +5,7 @@
 use super::answers::Answers;
 use super::texts::Texts;
 use super::tokenizer::{Row, TextTokenizer};
-use crate::engine::{Cancel, Engine, EngineError, LoadedModel};
+use crate::engine::{Cancel, Engine, EngineError, LoadedModel, Placement};
 use crate::inference::ModelMetadata;
 use crate::tensor::Tensor;
 use std::fmt;
@@ -24,6 +24,9 @@ pub(super) trait Backend: Send + Sync + fmt::Debug {
 
     /// Whether the texts of a batch are made as long as its longest.
     fn pads(&self) -> bool;
+
+    /// Where it computes.
+    fn placement(&self) -> Placement;
 }
 
 /// Runs the layers on the thread that owns it.
@@ -71,6 +74,10 @@ impl LoadedModel for TextModel {
 
     fn worker(&self) -> Result<Box<dyn Engine>, EngineError> {
         Ok(Box::new(TextWorker { runner: self.shared.backend.runner()?, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn placement(&self) -> Placement {
+        self.shared.backend.placement()
     }
 }
 

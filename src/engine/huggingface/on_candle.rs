@@ -6,7 +6,7 @@
 use super::encoder::{Encoder, Packed};
 use super::model::{Backend, Runner};
 use super::tokenizer::Row;
-use crate::engine::{Cancel, EngineError};
+use crate::engine::{Cancel, EngineError, Placement};
 use candle_core::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
@@ -18,13 +18,20 @@ pub(super) struct CandleBackend {
     mark: Option<u32>,
     device: Device,
     threads: usize,
+    placement: Placement,
 }
 
 impl CandleBackend {
     /// `mark` is the token that stands for something to be found; `threads` are what one run may use.
     #[must_use]
     pub(super) fn new(encoder: Encoder, mark: Option<u32>, device: Device, threads: usize) -> Self {
-        Self { encoder: Arc::new(encoder), mark, device, threads }
+        Self { encoder: Arc::new(encoder), mark, device, threads, placement: Placement::Cpu }
+    }
+
+    /// The same, where it computes.
+    #[must_use]
+    pub(super) fn at(self, placement: Placement) -> Self {
+        Self { placement, ..self }
     }
 }
 
@@ -41,6 +48,10 @@ impl Backend for CandleBackend {
 
     fn pads(&self) -> bool {
         false
+    }
+
+    fn placement(&self) -> Placement {
+        self.placement.clone()
     }
 }
 

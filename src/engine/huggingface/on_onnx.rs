@@ -6,7 +6,7 @@
 use super::model::{Backend, Runner};
 use super::task::Task;
 use super::tokenizer::Row;
-use crate::engine::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
+use crate::engine::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel, Placement};
 use crate::inference::TensorSpec;
 use crate::tensor::{DataType, Tensor, buffer};
 use bytes::Bytes;
@@ -78,6 +78,10 @@ impl Backend for OnnxBackend {
 
     fn pads(&self) -> bool {
         true
+    }
+
+    fn placement(&self) -> Placement {
+        self.model.placement()
     }
 }
 

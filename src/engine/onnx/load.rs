@@ -3,7 +3,7 @@
 use super::optimised::entry::{WEIGHTS, WEIGHTS_BYTES_MIN};
 use super::{LoadError, LoadOptions, OnnxConfig, appearance, words};
 use ort::environment::Environment;
-use ort::ep::CPU;
+use ort::ep::{CPU, CUDA, ExecutionProvider};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,11 +23,11 @@ pub(super) fn session(
     file: &Path,
     config: &OnnxConfig,
     options: &LoadOptions,
-    done: Done,
+    (done, processor): (Done, Processor),
 ) -> Result<Session, LoadError> {
     let name = words::file_name(file);
     // ort panics on types it has no words for, e.g. a sequence of sequences.
-    let loaded = catch_unwind(AssertUnwindSafe(|| builder(environment, config, options, done)?.commit_from_file(file)));
+    let loaded = catch_unwind(AssertUnwindSafe(|| builder(environment, config, options, (done, processor))?.commit_from_file(file)));
     match loaded {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(error)) => Err(explained(words::refused(&name, error.message()), file)),
@@ -40,7 +40,7 @@ pub(super) fn session(
 /// # Errors
 /// ONNX Runtime's own; whatever lies at `graph` then is of no use.
 pub(super) fn optimised(environment: &Environment, model: &Path, graph: &Path, config: &OnnxConfig) -> ort::Result<()> {
-    builder(environment, config, &LoadOptions::default(), Done::Nothing)?
+    builder(environment, config, &LoadOptions::default(), (Done::Nothing, Processor::Cpu))?
         .with_optimized_model_path(graph)?
         .with_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)?
         .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", WEIGHTS_BYTES_MIN)?
@@ -57,7 +57,41 @@ pub(super) enum Done {
     Optimised,
 }
 
-fn builder(environment: &Environment, config: &OnnxConfig, options: &LoadOptions, done: Done) -> ort::Result<SessionBuilder> {
+/// Who computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Processor {
+    /// The CPU alone.
+    Cpu,
+    /// The first GPU; the CPU takes what it has no kernel for.
+    Gpu,
+}
+
+/// Whether the library can use NVIDIA's GPUs.
+///
+/// # Errors
+/// Why it cannot, with the next step.
+pub(super) fn gpu_provider(library: &Path) -> Result<(), String> {
+    match CUDA::is_available() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!(
+            "ONNX Runtime's library `{}` has no provider for NVIDIA's GPUs\n\n\
+             hint: set `onnx.library` to the `libonnxruntime.so` of the package `onnxruntime-gpu`, beside which the provider's library lies",
+            library.display()
+        )),
+        Err(error) => Err(error.message().to_owned()),
+    }
+}
+
+fn builder(
+    environment: &Environment,
+    config: &OnnxConfig,
+    options: &LoadOptions,
+    (done, processor): (Done, Processor),
+) -> ort::Result<SessionBuilder> {
+    let cpu = CPU::default().with_arena_allocator(config.memory_arena).build().error_on_failure();
+    // A provider that does not start must not leave the model on the CPU unnoticed.
+    let gpu = CUDA::default().build().error_on_failure();
+    let providers = if processor == Processor::Gpu { vec![gpu, cpu] } else { vec![cpu] };
     let builder = Session::builder(environment)?
         .with_optimization_level(if done == Done::Optimised { Level::Disable } else { Level::All })?
         .with_intra_threads(options.intra_op_threads.max(1))?
@@ -66,7 +100,7 @@ fn builder(environment: &Environment, config: &OnnxConfig, options: &LoadOptions
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?
         .with_memory_pattern(config.memory_pattern)?
-        .with_execution_providers([CPU::default().with_arena_allocator(config.memory_arena).build().error_on_failure()])?;
+        .with_execution_providers(providers)?;
     Ok(builder)
 }
 

@@ -16,10 +16,10 @@ mod words;
 
 pub use library::LibraryInfo;
 
-use super::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel};
+use super::{Cancel, Engine, EngineError, EngineLoader, LoadError, LoadOptions, LoadedModel, Placement, gpu};
 use crate::inference::ModelMetadata;
 use crate::tensor::{DataType, Tensor};
-use load::Done;
+use load::{Done, Processor};
 use optimised::{Job, OptimisedGraphs, Patience};
 use ort::session::Session;
 use raw::SharedSession;
@@ -91,7 +91,7 @@ impl OnnxLoader {
 
     /// Loads the kept graph of a file, or the file itself, whose graph is then kept for the next time.
     fn session(&self, library: &'static library::Library, file: &Path, options: &LoadOptions) -> Result<Session, LoadError> {
-        let load = |file: &Path, done| load::session(library.environment(), file, &self.config, options, done);
+        let load = |file: &Path, done| load::session(library.environment(), file, &self.config, options, (done, Processor::Cpu));
         let Some(graphs) = &self.graphs else { return load(file, Done::Nothing) };
         if let Some(kept) = graphs.find(file, library) {
             match load(&kept.graph(), Done::Optimised) {
@@ -103,6 +103,16 @@ impl OnnxLoader {
         let session = load(file, Done::Nothing)?;
         graphs.keep(Job { library, file: file.to_owned(), config: self.config.clone() }, began.elapsed());
         Ok(session)
+    }
+
+    /// A session on the first GPU. Its graph is not kept: what is optimised for the CPU does not do there.
+    ///
+    /// # Errors
+    /// Why that cannot be: the library has no provider for GPUs, or it does not start.
+    fn on_gpu(&self, library: &'static library::Library, file: &Path, options: &LoadOptions) -> Result<(Session, String), String> {
+        load::gpu_provider(&library.info().path)?;
+        let session = load::session(library.environment(), file, &self.config, options, (Done::Nothing, Processor::Gpu));
+        Ok((session.map_err(|error| error.to_string())?, "the first GPU, by ONNX Runtime".to_owned()))
     }
 
     /// Starts ONNX Runtime if it does not run yet, and says which library it is. May block for some 10 ms.
@@ -122,7 +132,11 @@ impl EngineLoader for OnnxLoader {
     fn load(&self, model: &Path, options: &LoadOptions) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let library = library::start(self.config.library.as_deref())?;
         let found = layout::find(model)?;
-        let session = self.session(library, &found.file, options)?;
+        let (on_gpu, placement) = gpu::choose(options.gpu, || self.on_gpu(library, &found.file, options))?;
+        let session = match on_gpu {
+            Some(session) => session,
+            None => self.session(library, &found.file, options)?,
+        };
         let name = words::file_name(&found.file);
         let signature = signature::read(&session, &name)?;
         let metadata = ModelMetadata {
@@ -134,7 +148,8 @@ impl EngineLoader for OnnxLoader {
             ..ModelMetadata::default()
         };
         let session = SharedSession::new(session, &metadata).map_err(|error| words::refused(&name, error.message()))?;
-        Ok(Arc::new(OnnxModel { session: Arc::new(session), metadata: Arc::new(metadata), symbols: Arc::new(signature.symbols) }))
+        let (session, metadata, symbols) = (Arc::new(session), Arc::new(metadata), Arc::new(signature.symbols));
+        Ok(Arc::new(OnnxModel { session, metadata, symbols, placement }))
     }
 }
 
@@ -144,9 +159,14 @@ struct OnnxModel {
     session: Arc<SharedSession>,
     metadata: Arc<ModelMetadata>,
     symbols: Arc<signature::Symbols>,
+    placement: Placement,
 }
 
 impl LoadedModel for OnnxModel {
+    fn placement(&self) -> Placement {
+        self.placement.clone()
+    }
+
     fn metadata(&self) -> &Arc<ModelMetadata> {
         &self.metadata
     }

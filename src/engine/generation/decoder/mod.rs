@@ -13,6 +13,7 @@ pub(super) use room::Room;
 pub(super) use store::places;
 pub use store::{ReadText, Segment, Store, StoreShape};
 pub use weights::{Decoder, Names};
+pub(super) use weights::{Layer, Packing};
 
 use super::architecture::Architecture;
 use super::kernels::{self, Attention, Level, QUERIES_MAX};
@@ -20,7 +21,6 @@ use super::scatter::Scatter;
 use super::team::Team;
 use linear::{Input, Job, multiply};
 use turn::Turns;
-use weights::Layer;
 
 /// Tokens that go through a task of work between matrices.
 pub(super) const TOKENS_PER_TASK: usize = 4;
@@ -78,7 +78,7 @@ impl Runner {
         self.embed(decoder, segments, tokens);
         let turns = Turns::new(&decoder.architecture, segments);
         for (index, layer) in decoder.layers.iter().enumerate() {
-            let windowed = decoder.architecture.windowed.get(index).copied().unwrap_or(false);
+            let windowed = decoder.architecture.is_windowed(index);
             let step = Step { decoder, segments, tokens, layer, index, windowed };
             self.attention(&step, store, &turns);
             self.feed_forward(&step);
@@ -101,7 +101,7 @@ impl Runner {
         let (hidden, queries, kv) = (architecture.hidden, architecture.query_width(), architecture.kv_width());
         let width = queries + 2 * kv;
         let Self { team, level, work, .. } = self;
-        work.prepare(team, *level, &Source::Hidden(&layer.attention_norm), architecture, tokens, layer.qkv_quantised);
+        work.prepare(team, *level, &Source::Hidden(&layer.attention_norm), architecture, tokens, weights::quantised(&layer.qkv));
         work.qkv.resize(tokens * width, 0.0);
         let mut offset = 0;
         let jobs: Vec<Job<'_>> = layer.qkv.iter().map(|matrix| Job::behind(matrix, &mut offset)).collect();
@@ -119,7 +119,7 @@ impl Runner {
         let architecture = &decoder.architecture;
         let width = architecture.feed_forward;
         let Self { team, level, work, .. } = self;
-        work.prepare(team, *level, &Source::Hidden(&layer.feed_forward_norm), architecture, tokens, layer.gate_up_quantised);
+        work.prepare(team, *level, &Source::Hidden(&layer.feed_forward_norm), architecture, tokens, weights::quantised(&layer.gate_up));
         work.gates.resize(tokens * 2 * width, 0.0);
         let mut offset = 0;
         let jobs: Vec<Job<'_>> = layer.gate_up.iter().map(|matrix| Job::behind(matrix, &mut offset)).collect();

@@ -2,17 +2,14 @@
 
 use super::store::{self, Segment, Store};
 use super::{Step, TOKENS_PER_TASK};
-use crate::engine::generation::architecture::{Architecture, Rope};
+use crate::engine::generation::architecture::{Architecture, ByWindow, Rope};
 use crate::engine::generation::kernels::{self, Level};
 use crate::engine::generation::scatter::Scatter;
 use crate::engine::generation::team::Team;
 
 /// Sines and cosines of a step's positions.
 #[derive(Debug)]
-pub(super) struct Turns {
-    usual: Table,
-    local: Option<Table>,
-}
+pub(super) struct Turns(ByWindow<Table>);
 
 #[derive(Debug)]
 struct Table {
@@ -25,27 +22,14 @@ struct Table {
 impl Turns {
     pub(super) fn new(architecture: &Architecture, segments: &[Segment<'_>]) -> Self {
         let table = |rope: &Rope| Table::new(rope, segments);
-        Self { usual: table(&architecture.rope), local: architecture.local_rope.as_ref().map(table) }
-    }
-
-    fn of(&self, windowed: bool) -> &Table {
-        self.local.as_ref().filter(|_| windowed).unwrap_or(&self.usual)
+        Self(ByWindow { usual: table(&architecture.rope), windowed: architecture.local_rope.as_ref().map(table) })
     }
 }
 
 impl Table {
     fn new(rope: &Rope, segments: &[Segment<'_>]) -> Self {
-        let mut turns = Vec::new();
-        for position in segments.iter().flat_map(|segment| segment.position..segment.position + segment.tokens.len()) {
-            #[expect(clippy::cast_precision_loss, reason = "positions are far below 2^52")]
-            let position = position as f64;
-            #[expect(clippy::cast_possible_truncation, reason = "between -1 and 1")]
-            let turn = |frequency: &f64| {
-                let (sine, cosine) = (position * frequency).sin_cos();
-                (cosine as f32 * rope.magnitude, sine as f32 * rope.magnitude)
-            };
-            turns.extend(rope.frequencies.iter().map(turn));
-        }
+        let positions = segments.iter().flat_map(|segment| segment.position..segment.position + segment.tokens.len());
+        let turns = positions.flat_map(|position| rope.at(position)).collect();
         Self { pairs: rope.frequencies.len(), neighbours: rope.neighbours, turns }
     }
 
@@ -69,7 +53,7 @@ pub(super) fn turn_and_store(team: &mut Team, level: Level, step: &Step<'_>, sto
     let architecture = &step.decoder.architecture;
     let width = architecture.query_width() + 2 * architecture.kv_width();
     let places = store::places(step.segments);
-    let table = turns.of(step.windowed);
+    let table = turns.0.of(step.windowed);
     let slots = store.slots(step.index);
     let (qkv, numbers) = (Scatter::new(qkv), Scatter::new(store.numbers_mut()));
     team.run(step.tokens.div_ceil(TOKENS_PER_TASK), &|task| {

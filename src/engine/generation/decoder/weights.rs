@@ -3,7 +3,41 @@
 use super::HEAD_MAX;
 use crate::engine::generation::architecture::Architecture;
 use crate::engine::generation::weights::{self, Dtype, ForEach, Half, Matrix, Source, StoredTensor, dequantise};
+use std::fmt::Debug;
 use std::sync::Arc;
+
+/// What stored weights become where they are computed with.
+pub(in crate::engine::generation) trait Packing {
+    /// A matrix, ready to multiply with.
+    type Matrix: Debug;
+    /// Numbers of a norm or a bias.
+    type Vector: Debug;
+
+    /// A matrix `[rows, columns]`.
+    fn matrix(&mut self, stored: &StoredTensor<'_>) -> Result<Self::Matrix, String>;
+
+    /// The numbers of a norm or a bias.
+    fn vector(&mut self, numbers: Vec<f32>) -> Result<Self::Vector, String>;
+}
+
+/// Panels for the kernels, plain numbers rounded to `half` where there is one.
+struct Panels<'a, 'b> {
+    half: Option<Half>,
+    for_each: &'a mut ForEach<'b>,
+}
+
+impl Packing for Panels<'_, '_> {
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+
+    fn matrix(&mut self, stored: &StoredTensor<'_>) -> Result<Matrix, String> {
+        weights::pack(stored, self.half, self.for_each)
+    }
+
+    fn vector(&mut self, numbers: Vec<f32>) -> Result<Vec<f32>, String> {
+        Ok(numbers)
+    }
+}
 
 /// Whose names tensors have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,34 +50,33 @@ pub enum Names {
 
 /// The weights of one layer.
 #[derive(Debug)]
-pub(super) struct Layer {
-    pub(super) attention_norm: Vec<f32>,
+pub(in crate::engine::generation) struct Layer<M = Matrix, V = Vec<f32>> {
+    pub(in crate::engine::generation) attention_norm: V,
     /// Queries, keys and values; one matrix where they are stored as one.
-    pub(super) qkv: Vec<Matrix>,
-    pub(super) qkv_quantised: bool,
-    pub(super) qkv_bias: Option<Vec<f32>>,
-    pub(super) query_norm: Option<Vec<f32>>,
-    pub(super) key_norm: Option<Vec<f32>>,
-    pub(super) output: Matrix,
-    pub(super) post_attention_norm: Option<Vec<f32>>,
-    pub(super) feed_forward_norm: Vec<f32>,
+    pub(in crate::engine::generation) qkv: Vec<M>,
+    pub(in crate::engine::generation) qkv_bias: Option<V>,
+    pub(in crate::engine::generation) query_norm: Option<V>,
+    pub(in crate::engine::generation) key_norm: Option<V>,
+    pub(in crate::engine::generation) output: M,
+    pub(in crate::engine::generation) post_attention_norm: Option<V>,
+    pub(in crate::engine::generation) feed_forward_norm: V,
     /// Gates and ups; one matrix where they are stored as one.
-    pub(super) gate_up: Vec<Matrix>,
-    pub(super) gate_up_quantised: bool,
-    pub(super) down: Matrix,
-    pub(super) post_feed_forward_norm: Option<Vec<f32>>,
+    pub(in crate::engine::generation) gate_up: Vec<M>,
+    pub(in crate::engine::generation) down: M,
+    pub(in crate::engine::generation) post_feed_forward_norm: Option<V>,
 }
 
 /// A decoder's weights, ready to compute with.
 #[derive(Debug)]
-pub struct Decoder {
-    pub(super) architecture: Architecture,
+pub struct Decoder<M = Matrix, V = Vec<f32>> {
+    pub(in crate::engine::generation) architecture: Architecture,
     source: Arc<dyn Source + Send + Sync>,
     embedding: &'static str,
     half: Option<Half>,
-    pub(super) layers: Vec<Layer>,
-    pub(super) norm: Vec<f32>,
-    pub(super) head: Matrix,
+    pub(in crate::engine::generation) layers: Vec<Layer<M, V>>,
+    pub(in crate::engine::generation) norm: V,
+    pub(in crate::engine::generation) head: M,
+    vocabulary: usize,
 }
 
 /// The names of a layer's tensors, without number and `.weight`.
@@ -96,6 +129,23 @@ const HUGGING_FACE: LayerNames = LayerNames {
     post_feed_forward_norm: "",
 };
 
+impl LayerNames {
+    fn weight(&self, layer: usize, part: &str) -> String {
+        format!("{}{layer}.{part}.weight", self.layer)
+    }
+}
+
+impl Names {
+    /// The last matrix of a layer, which has the same name in all families.
+    pub(in crate::engine::generation) fn down(self, layer: usize) -> String {
+        let names = match self {
+            Self::Gguf => &GGUF,
+            Self::HuggingFace => &HUGGING_FACE,
+        };
+        names.weight(layer, names.down)
+    }
+}
+
 /// Gemma 2 and 3 norm what attention and feed-forward layers give, and name their norms by where they stand.
 const HUGGING_FACE_GEMMA: LayerNames = LayerNames {
     post_attention_norm: "post_attention_layernorm",
@@ -105,8 +155,8 @@ const HUGGING_FACE_GEMMA: LayerNames = LayerNames {
 };
 
 impl Decoder {
-    /// Finds all weights and makes them ready, on several threads where `for_each` has them; plain ones are rounded to `half`
-    /// where there is one.
+    /// Finds all weights and makes them ready for the kernels, on several threads where `for_each` has them; plain ones are rounded
+    /// to `half` where there is one.
     ///
     /// # Errors
     /// The first tensor that is missing or has a shape that does not fit.
@@ -120,33 +170,12 @@ impl Decoder {
         if architecture.head_dimensions > HEAD_MAX {
             return Err(format!("{} numbers of an attention head are more than {HEAD_MAX}", architecture.head_dimensions));
         }
-        let post_norms = matches!(architecture.family.as_str(), "gemma2" | "gemma3");
-        let (layer_names, embedding, norm, head) = match names {
-            Names::Gguf => (&GGUF, "token_embd.weight", "output_norm.weight", "output.weight"),
-            Names::HuggingFace if post_norms => (&HUGGING_FACE_GEMMA, "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"),
-            Names::HuggingFace => (&HUGGING_FACE, "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"),
-        };
-        let hidden = architecture.hidden;
-        let mut finder = Finder { source: &*source, architecture: &architecture, half, for_each };
-        let norm = finder.norm(norm, hidden)?;
-        let head = if finder.source.tensor(head).is_some() { head } else { embedding };
-        let rows = finder.stored(embedding)?.rows_and_columns().0;
-        let head = finder.matrix(head, rows, hidden)?;
-        finder.matrix_shape(embedding, rows, hidden)?;
-        let layers = (0..architecture.layers).map(|layer| finder.layer(layer_names, layer)).collect::<Result<_, _>>()?;
-        Ok(Self { architecture, source, embedding, half, layers, norm, head })
-    }
-
-    /// The shape.
-    #[must_use]
-    pub const fn architecture(&self) -> &Architecture {
-        &self.architecture
-    }
-
-    /// Logits of a step: one for each row of the head.
-    #[must_use]
-    pub const fn vocabulary(&self) -> usize {
-        self.head.rows()
+        let decoder = Self::load_as(source, architecture, names, half, &mut Panels { half, for_each })?;
+        for (at, layer) in decoder.layers.iter().enumerate() {
+            alike(&layer.qkv).map_err(|()| format!("layer {at} mixes plain and quantised queries, keys and values"))?;
+            alike(&layer.gate_up).map_err(|()| format!("layer {at} mixes plain and quantised gates"))?;
+        }
+        Ok(decoder)
     }
 
     /// Bytes of all matrices in memory.
@@ -158,9 +187,51 @@ impl Decoder {
         };
         self.layers.iter().map(of_layer).sum::<usize>() + self.head.bytes()
     }
+}
+
+impl<M: Debug, V: Debug> Decoder<M, V> {
+    /// Finds all weights and packs them; embeddings are rounded to `half` where there is one.
+    ///
+    /// # Errors
+    /// The first tensor that is missing or has a shape that does not fit.
+    pub(in crate::engine::generation) fn load_as(
+        source: Arc<dyn Source + Send + Sync>,
+        architecture: Architecture,
+        names: Names,
+        half: Option<Half>,
+        packing: &mut impl Packing<Matrix = M, Vector = V>,
+    ) -> Result<Self, String> {
+        let post_norms = matches!(architecture.family.as_str(), "gemma2" | "gemma3");
+        let (layer_names, embedding, norm, head) = match names {
+            Names::Gguf => (&GGUF, "token_embd.weight", "output_norm.weight", "output.weight"),
+            Names::HuggingFace if post_norms => (&HUGGING_FACE_GEMMA, "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"),
+            Names::HuggingFace => (&HUGGING_FACE, "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"),
+        };
+        let hidden = architecture.hidden;
+        let mut finder = Finder { source: &*source, architecture: &architecture, packing };
+        let norm = finder.norm(norm, hidden)?;
+        let head = if finder.source.tensor(head).is_some() { head } else { embedding };
+        let vocabulary = finder.stored(embedding)?.rows_and_columns().0;
+        let head = finder.matrix(head, vocabulary, hidden)?;
+        finder.matrix_shape(embedding, vocabulary, hidden)?;
+        let layers = (0..architecture.layers).map(|layer| finder.layer(layer_names, layer)).collect::<Result<_, _>>()?;
+        Ok(Self { architecture, source, embedding, half, layers, norm, head, vocabulary })
+    }
+
+    /// The shape.
+    #[must_use]
+    pub const fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Logits of a step: one for each row of the head.
+    #[must_use]
+    pub const fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
 
     /// The numbers that stand for a token, read where the file has them; zeros for one that nobody has.
-    pub(super) fn embed(&self, id: u32, out: &mut [f32]) {
+    pub(in crate::engine::generation) fn embed(&self, id: u32, out: &mut [f32]) {
         let Some(stored) = self.source.tensor(self.embedding).filter(|stored| (id as usize) < stored.rows_and_columns().0) else {
             return out.fill(0.0);
         };
@@ -173,14 +244,13 @@ impl Decoder {
 }
 
 /// Looks for tensors and holds them against the shape.
-struct Finder<'a, 'b> {
+struct Finder<'a, P> {
     source: &'a (dyn Source + Send + Sync),
     architecture: &'a Architecture,
-    half: Option<Half>,
-    for_each: &'a mut ForEach<'b>,
+    packing: &'a mut P,
 }
 
-impl<'a> Finder<'a, '_> {
+impl<'a, P: Packing> Finder<'a, P> {
     fn stored(&self, name: &str) -> Result<StoredTensor<'a>, String> {
         self.source.tensor(name).ok_or_else(|| format!("tensor `{name}` is missing"))
     }
@@ -193,9 +263,9 @@ impl<'a> Finder<'a, '_> {
         Err(format!("tensor `{name}` has the shape {:?}: [{rows}, {columns}] is needed", stored.shape))
     }
 
-    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, String> {
+    fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<P::Matrix, String> {
         let stored = self.matrix_shape(name, rows, columns)?;
-        weights::pack(&stored, self.half, self.for_each).map_err(|error| format!("tensor `{name}`: {error}"))
+        self.packing.matrix(&stored).map_err(|error| format!("tensor `{name}`: {error}"))
     }
 
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, String> {
@@ -210,22 +280,22 @@ impl<'a> Finder<'a, '_> {
     }
 
     /// A norm's weights.
-    fn norm(&self, name: &str, length: usize) -> Result<Vec<f32>, String> {
+    fn norm(&mut self, name: &str, length: usize) -> Result<P::Vector, String> {
         let mut weights = self.vector(name, length)?;
         for weight in &mut weights {
             *weight += self.architecture.norm_offset;
         }
-        Ok(weights)
+        self.packing.vector(weights)
     }
 
-    fn norm_if_there(&self, name: &str, length: usize) -> Result<Option<Vec<f32>>, String> {
+    fn norm_if_there(&mut self, name: &str, length: usize) -> Result<Option<P::Vector>, String> {
         self.source.tensor(name).map(|_| self.norm(name, length)).transpose()
     }
 
-    fn layer(&mut self, names: &LayerNames, layer: usize) -> Result<Layer, String> {
+    fn layer(&mut self, names: &LayerNames, layer: usize) -> Result<Layer<P::Matrix, P::Vector>, String> {
         let shape = self.architecture;
         let (hidden, feed_forward, queries, kv) = (shape.hidden, shape.feed_forward, shape.query_width(), shape.kv_width());
-        let name = |part: &str| format!("{}{layer}.{part}.weight", names.layer);
+        let name = |part: &str| names.weight(layer, part);
         let qkv_rows: &[(&str, usize)] = if self.source.tensor(&name(names.qkv_in_one)).is_some() {
             &[(names.qkv_in_one, queries + 2 * kv)]
         } else {
@@ -242,7 +312,6 @@ impl<'a> Finder<'a, '_> {
         let head = shape.head_dimensions;
         Ok(Layer {
             attention_norm: self.norm(&name(names.attention_norm), hidden)?,
-            qkv_quantised: alike(&qkv).map_err(|()| format!("layer {layer} mixes plain and quantised queries, keys and values"))?,
             qkv,
             qkv_bias: self.biases(names, layer, qkv_rows)?,
             query_norm: self.norm_if_there(&name(names.query_norm), head)?,
@@ -250,30 +319,34 @@ impl<'a> Finder<'a, '_> {
             output: self.matrix(&name(names.output), hidden, queries)?,
             post_attention_norm: self.norm_if_there(&name(names.post_attention_norm), hidden)?,
             feed_forward_norm: self.norm(&name(names.feed_forward_norm), hidden)?,
-            gate_up_quantised: alike(&gate_up).map_err(|()| format!("layer {layer} mixes plain and quantised gates"))?,
             gate_up,
             down: self.matrix(&name(names.down), hidden, feed_forward)?,
             post_feed_forward_norm: self.norm_if_there(&name(names.post_feed_forward_norm), hidden)?,
         })
     }
 
-    fn matrices(&mut self, name: &impl Fn(&str) -> String, rows: &[(&str, usize)], columns: usize) -> Result<Vec<Matrix>, String> {
+    fn matrices(&mut self, name: &impl Fn(&str) -> String, rows: &[(&str, usize)], columns: usize) -> Result<Vec<P::Matrix>, String> {
         rows.iter().map(|(part, rows)| self.matrix(&name(part), *rows, columns)).collect()
     }
 
     /// The biases of queries, keys and values, one behind the other, where there are any.
-    fn biases(&self, names: &LayerNames, layer: usize, rows: &[(&str, usize)]) -> Result<Option<Vec<f32>>, String> {
+    fn biases(&mut self, names: &LayerNames, layer: usize, rows: &[(&str, usize)]) -> Result<Option<P::Vector>, String> {
         let name = |part: &str| format!("{}{layer}.{part}.bias", names.layer);
         if rows.iter().all(|(part, _)| self.source.tensor(&name(part)).is_none()) {
             return Ok(None);
         }
         let found = rows.iter().map(|(part, rows)| self.vector(&name(part), *rows)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Some(found.concat()))
+        self.packing.vector(found.concat()).map(Some)
     }
 }
 
-/// Whether all take quantised inputs, or none; an error where they differ.
-fn alike(matrices: &[Matrix]) -> Result<bool, ()> {
+/// An error unless all take quantised inputs, or none.
+fn alike(matrices: &[Matrix]) -> Result<(), ()> {
     let quantised = matrices.iter().filter(|matrix| matrix.layout().is_quantised()).count();
-    if quantised == 0 || quantised == matrices.len() { Ok(quantised > 0) } else { Err(()) }
+    if quantised == 0 || quantised == matrices.len() { Ok(()) } else { Err(()) }
+}
+
+/// Whether matrices that share an input take it quantised.
+pub(super) fn quantised(matrices: &[Matrix]) -> bool {
+    matrices.first().is_some_and(|matrix| matrix.layout().is_quantised())
 }

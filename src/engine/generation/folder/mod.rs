@@ -57,8 +57,8 @@ pub fn load_folder(
         (info.encoder_decoder, info.decoder_start) = (true, token);
     }
     let source = Arc::new(SafetensorsFiles::open(&files.weights).map_err(LoadError::InvalidModel)?);
-    let ingredients = Ingredients { source, kind, tokenizer, info, platform: "kserved_huggingface" };
-    start(ingredients, wishes, options, config).map_err(of("model.safetensors"))
+    let ingredients = Ingredients { source, kind, tokenizer, info, platform: "kserved_huggingface", file: "model.safetensors".to_owned() };
+    start(ingredients, wishes, options, config)
 }
 
 /// The shape, and the token that answers begin with where an encoder reads the prompt.

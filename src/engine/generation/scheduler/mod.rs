@@ -256,11 +256,9 @@ impl Scheduler {
             return;
         }
         let wanted = plan::wanted(&self.running, &parts);
-        if self.compute(&parts, &wanted) {
-            return self.tell(&parts, &wanted);
-        }
-        tracing::error!("a step of a language model failed; its answers end");
-        self.end_all(&FinishReason::Failed("the model failed on this step".to_owned()));
+        let Err(why) = self.compute(&parts, &wanted) else { return self.tell(&parts, &wanted) };
+        tracing::error!("a step of a language model failed, its answers end: {why}");
+        self.end_all(&FinishReason::Failed(format!("the model failed on this step: {why}")));
     }
 
     /// Gives each part the blocks it needs. Where there are too few, the answer that began last gives up its own, and
@@ -303,8 +301,11 @@ impl Scheduler {
         self.waiting[sequence.asked.request.priority.lane()].push_front(sequence);
     }
 
-    /// Computes the logits of the wanted tokens; false where the step failed.
-    fn compute(&mut self, parts: &[Part], wanted: &[usize]) -> bool {
+    /// Computes the logits of the wanted tokens.
+    ///
+    /// # Errors
+    /// Why the step failed.
+    fn compute(&mut self, parts: &[Part], wanted: &[usize]) -> Result<(), String> {
         let segment = |part: &Part| {
             let sequence = &self.running[part.sequence];
             let tokens = &sequence.tokens[sequence.computed..sequence.computed + part.tokens];
@@ -315,21 +316,21 @@ impl Scheduler {
         let texts: Vec<Text<'_>> = unread.map(Sequence::text).collect();
         let Parts { model, inbox, .. } = &mut self.parts;
         let threads = model.threads();
-        let (logits, mut whole) = (&mut self.logits, false);
+        let (logits, mut outcome) = (&mut self.logits, Ok(()));
         let mut step = || {
             let computed = AssertUnwindSafe(|| {
                 if !texts.is_empty() {
                     model.read(&texts);
                 }
-                model.step(&segments, wanted, logits);
+                model.step(&segments, wanted, logits)
             });
-            whole = catch_unwind(computed).is_ok();
+            outcome = catch_unwind(computed).unwrap_or_else(|_| Err("it panicked".to_owned()));
         };
         match inbox.turns.get() {
             Some(turns) => turns.run(threads, &mut step),
             None => step(),
         }
-        whole
+        outcome
     }
 
     /// Moves each sequence on, and ends those that are done.

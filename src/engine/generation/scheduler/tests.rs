@@ -1,99 +1,23 @@
 //! A tiny model with random weights, asked in all the ways a scheduler must get right.
 
 use crate::engine::generation::decoder::Names;
-use crate::engine::generation::kernels::Activation;
 use crate::engine::generation::model::{Ingredients, Kind, Wishes, start};
+use crate::engine::generation::samples::{Weights, llama};
 use crate::engine::generation::scripted::{END, byte_tokenizer};
-use crate::engine::generation::weights::{Dtype, Source, StoredTensor};
 use crate::engine::generation::{
-    Allowed, Architecture, Event, FinishReason, Finished, GenerateRequest, Generation, GenerationConfig, Generator, GeneratorInfo, Rope,
-    Sampling, SubmitError, Token, TokenMask,
+    Allowed, Event, FinishReason, Finished, GenerateRequest, Generation, GenerationConfig, Generator, GeneratorInfo, Sampling, SubmitError,
+    Token, TokenMask,
 };
 use crate::engine::{LoadOptions, LoadedModel};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Weights in memory.
-#[derive(Debug, Default)]
-struct Weights(HashMap<String, (Vec<usize>, Vec<u8>)>);
-
-impl Source for Weights {
-    fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
-        let (shape, bytes) = self.0.get(name)?;
-        Some(StoredTensor { dtype: Dtype::F32, shape: shape.clone(), bytes })
-    }
-}
-
-impl Weights {
-    fn random(mut self, name: &str, shape: &[usize], seed: &mut u64) -> Self {
-        let count: usize = shape.iter().product();
-        let mut number = || {
-            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            #[expect(clippy::cast_precision_loss, reason = "any number does")]
-            let number = ((*seed >> 33) % 2001) as f32 / 1000.0 - 1.0;
-            if shape.len() == 1 { 1.0 + number / 10.0 } else { number / 3.0 }
-        };
-        let bytes = (0..count).flat_map(|_| number().to_le_bytes()).collect();
-        self.0.insert(name.to_owned(), (shape.to_vec(), bytes));
-        self
-    }
-}
-
-const HIDDEN: usize = 64;
-const FEED_FORWARD: usize = 96;
-const LAYERS: usize = 2;
-
-fn architecture() -> Architecture {
-    Architecture {
-        family: "llama".to_owned(),
-        layers: LAYERS,
-        hidden: HIDDEN,
-        feed_forward: FEED_FORWARD,
-        heads: 4,
-        kv_heads: 2,
-        head_dimensions: 16,
-        context: 512,
-        norm_epsilon: 1e-5,
-        norm_offset: 0.0,
-        rope: Rope::new(10_000.0, 16, false),
-        local_rope: None,
-        window: None,
-        windowed: vec![false; LAYERS],
-        activation: Activation::Silu,
-        embedding_scale: 1.0,
-        query_scale: 0.25,
-        attention_cap: 0.0,
-        logit_cap: 0.0,
-    }
-}
-
-fn weights() -> Weights {
-    let seed = &mut 42;
-    let mut weights = Weights::default().random("token_embd.weight", &[257, HIDDEN], seed).random("output_norm.weight", &[HIDDEN], seed);
-    for layer in 0..LAYERS {
-        let matrices: [(&str, &[usize]); 9] = [
-            ("attn_norm", &[HIDDEN]),
-            ("attn_q", &[64, HIDDEN]),
-            ("attn_k", &[32, HIDDEN]),
-            ("attn_v", &[32, HIDDEN]),
-            ("attn_output", &[HIDDEN, 64]),
-            ("ffn_norm", &[HIDDEN]),
-            ("ffn_gate", &[FEED_FORWARD, HIDDEN]),
-            ("ffn_up", &[FEED_FORWARD, HIDDEN]),
-            ("ffn_down", &[HIDDEN, FEED_FORWARD]),
-        ];
-        for (name, shape) in matrices {
-            weights = weights.random(&format!("blk.{layer}.{name}.weight"), shape, seed);
-        }
-    }
-    weights
-}
-
 fn model(config: &GenerationConfig) -> Arc<dyn LoadedModel> {
     let info = GeneratorInfo { eos_ids: vec![END], ..GeneratorInfo::default() };
-    let (source, tokenizer) = (Arc::new(weights()), byte_tokenizer());
-    let ingredients = Ingredients { source, kind: Kind::Decoder(Names::Gguf, architecture()), tokenizer, info, platform: "test" };
+    let architecture = llama(2, 96);
+    let (source, tokenizer) = (Arc::new(Weights::of(&architecture, &mut 42)), byte_tokenizer());
+    let ingredients =
+        Ingredients { source, kind: Kind::Decoder(Names::Gguf, architecture), tokenizer, info, platform: "test", file: "test".to_owned() };
     start(ingredients, Wishes::default(), &LoadOptions { step_threads: 2, ..LoadOptions::default() }, config).unwrap()
 }
 

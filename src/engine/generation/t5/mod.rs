@@ -122,7 +122,7 @@ impl Steps for T5 {
         }
     }
 
-    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) {
+    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) -> Result<(), String> {
         if self.room.is_idle(segments.iter().map(|segment| segment.tokens.len()).sum()) {
             self.work = Work::default();
         }
@@ -135,6 +135,7 @@ impl Steps for T5 {
             pass.feed_forward(&layer.feed_forward);
         }
         pass.logits(weights, wanted, logits);
+        Ok(())
     }
 }
 

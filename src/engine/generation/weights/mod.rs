@@ -7,7 +7,7 @@ mod rounded;
 
 pub use dtype::Dtype;
 pub use matrix::{ForEach, Layout, Matrix, PANEL_ROWS};
-pub use rounded::{Half, pack};
+pub use rounded::{Half, Precision, pack};
 
 use half::{bf16, f16};
 

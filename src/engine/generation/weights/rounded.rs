@@ -3,6 +3,32 @@
 use super::{Dtype, ForEach, Matrix, StoredTensor};
 use half::{bf16, f16};
 
+/// What plain weights are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// The type that the file has them in. The kernels of the CPU compute in single precision with it, a GPU in the type itself.
+    #[default]
+    AsStored,
+    /// IEEE single precision; on the CPU this changes no number.
+    Single,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+impl Precision {
+    /// The half-width type that is asked for, if one is.
+    #[must_use]
+    pub const fn half(self) -> Option<Half> {
+        match self {
+            Self::AsStored | Self::Single => None,
+            Self::F16 => Some(Half::F16),
+            Self::Bf16 => Some(Half::Bf16),
+        }
+    }
+}
+
 /// A half-width type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {

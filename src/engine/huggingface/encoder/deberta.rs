@@ -3,7 +3,7 @@
 //! Source: "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", and Hugging Face's `modeling_deberta_v2`.
 
 use super::bert::prefix_of;
-use super::ops::{Activation, Heads, Linear, Norm, part, shares};
+use super::ops::{Activation, Heads, Linear, Norm, part, product, shares};
 use super::{Packed, Result, Trunk, check, failed};
 use crate::engine::huggingface::safetensors::Weights;
 use crate::engine::huggingface::settings::Settings;
@@ -207,7 +207,7 @@ impl Layer {
         let mut parts = Vec::with_capacity(batch.texts.len());
         for text in batch.texts.iter().filter(|text| !text.is_empty()) {
             let shares = shares(self.scores(&part(&q, text)?, &part(&k, text)?, distances)?, &self.scaled(), 0)?;
-            parts.push(self.heads.join(&shares.matmul(&part(&v, text)?)?, text.len())?);
+            parts.push(self.heads.join(&product(&shares, &part(&v, text)?)?, text.len())?);
         }
         let seen = Tensor::cat(&parts, 0)?;
         let x = self.attention_norm.run(&self.output.run_beside(&seen, x)?)?;
@@ -224,14 +224,14 @@ impl Layer {
     /// What words see of words, and of distances; not scaled yet.
     fn scores(&self, q: &Tensor, k: &Tensor, distances: Option<&Distances>) -> candle_core::Result<Tensor> {
         let len = q.dim(1)?;
-        let mut scores = q.matmul(&k.transpose(1, 2)?)?;
+        let mut scores = product(q, &k.transpose(1, 2)?)?;
         let Some(distances) = distances else { return Ok(scores) };
         if let Some(keys) = &self.distance_keys {
-            let seen = q.matmul(&keys.transpose(1, 2)?)?;
+            let seen = product(q, &keys.transpose(1, 2)?)?;
             scores = (scores + seen.gather(&distances.rows(len, 1, self.heads.count, q)?, 2)?)?;
         }
         if let Some(queries) = &self.distance_queries {
-            let seen = k.matmul(&queries.transpose(1, 2)?)?;
+            let seen = product(k, &queries.transpose(1, 2)?)?;
             let by_key = seen.gather(&distances.rows(len, -1, self.heads.count, q)?, 2)?;
             scores = (scores + by_key.transpose(1, 2)?)?;
         }

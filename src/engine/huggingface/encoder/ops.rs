@@ -190,6 +190,11 @@ pub(super) fn part(x: &Tensor, text: &Range<usize>) -> Result<Tensor> {
     x.narrow(0, text.start, text.len())?.transpose(0, 1)
 }
 
+/// The product of two tensors that may be parts of others. A CPU takes them as they lie, a GPU only whole ones.
+pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.device().is_cpu() { a.matmul(b) } else { a.contiguous()?.matmul(&b.contiguous()?) }
+}
+
 /// Scores of one piece of attention at most: a text of thousands of tokens is looked at piece by piece.
 const SCORES_MAX: usize = 4 << 20;
 /// Tokens of a piece where each sees a window only.
@@ -202,9 +207,9 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: &Heads, batch
         let (q, k, v) = (part(q, text)?, part(k, text)?, part(v, text)?);
         for piece in pieces(text.len(), heads) {
             let keys = piece.keys.clone();
-            let seen = q.narrow(1, piece.first, piece.count)?.matmul(&k.narrow(1, keys.start, keys.len())?.transpose(1, 2)?)?;
+            let seen = product(&q.narrow(1, piece.first, piece.count)?, &k.narrow(1, keys.start, keys.len())?.transpose(1, 2)?)?;
             let shares = shares(seen, heads, piece.first - keys.start)?;
-            parts.push(heads.join(&shares.matmul(&v.narrow(1, keys.start, keys.len())?)?, piece.count)?);
+            parts.push(heads.join(&product(&shares, &v.narrow(1, keys.start, keys.len())?)?, piece.count)?);
         }
     }
     Tensor::cat(&parts, 0)
