@@ -376,10 +376,27 @@ pub fn canary_judged(verdict: &'static str) {
     metrics::counter!("kserved_canaries_judged_total", "verdict" => verdict).increment(1);
 }
 
+/// How long an answer took, since it began to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerTimes {
+    /// To its first token: its prompt was read.
+    pub prefill: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+    /// Between two tokens, in the mean; nothing where there was one.
+    pub per_token: Option<Duration>,
+}
+
 /// How a language model's steps share its memory and time, under vLLM's names, looked up once; label `model_name`.
 #[derive(Debug, Clone)]
 pub struct StepMetrics {
     queue: metrics::Histogram,
+    prefill: metrics::Histogram,
+    decode: metrics::Histogram,
+    inference: metrics::Histogram,
+    per_token: metrics::Histogram,
+    prompt_tokens: metrics::Histogram,
+    answer_tokens: metrics::Histogram,
     prefix_queries: metrics::Counter,
     prefix_hits: metrics::Counter,
     preemptions: metrics::Counter,
@@ -395,6 +412,12 @@ impl StepMetrics {
         let labels = [("model_name", model.to_owned())];
         Self {
             queue: metrics::histogram!("vllm:request_queue_time_seconds", &labels),
+            prefill: metrics::histogram!("vllm:request_prefill_time_seconds", &labels),
+            decode: metrics::histogram!("vllm:request_decode_time_seconds", &labels),
+            inference: metrics::histogram!("vllm:request_inference_time_seconds", &labels),
+            per_token: metrics::histogram!("vllm:request_time_per_output_token_seconds", &labels),
+            prompt_tokens: metrics::histogram!("vllm:request_prompt_tokens", &labels),
+            answer_tokens: metrics::histogram!("vllm:request_generation_tokens", &labels),
             prefix_queries: metrics::counter!("vllm:prefix_cache_queries_total", &labels),
             prefix_hits: metrics::counter!("vllm:prefix_cache_hits_total", &labels),
             preemptions: metrics::counter!("vllm:num_preemptions_total", &labels),
@@ -409,6 +432,20 @@ impl StepMetrics {
         self.prefix_queries.increment(prompt as u64);
         self.prefix_hits.increment(cached as u64);
         self.queue.record(waited);
+    }
+
+    /// An answer came to its end: tokens of its prompt and its own, and how long they took; nothing where there were none.
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub fn ended(&self, prompt: usize, answer: usize, times: Option<AnswerTimes>) {
+        self.prompt_tokens.record(prompt as f64);
+        self.answer_tokens.record(answer as f64);
+        let Some(AnswerTimes { prefill, decode, per_token }) = times else { return };
+        self.prefill.record(prefill);
+        self.decode.record(decode);
+        self.inference.record(prefill + decode);
+        if let Some(per_token) = per_token {
+            self.per_token.record(per_token);
+        }
     }
 
     /// An answer had to forget its keys and values.

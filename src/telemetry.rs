@@ -107,7 +107,8 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES_BUCKETS)?
-        .set_buckets_for_metric(Matcher::Suffix("_token_usage".to_owned()), &TOKEN_BUCKETS)
+        .set_buckets_for_metric(Matcher::Suffix("_token_usage".to_owned()), &TOKEN_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_tokens".to_owned()), &TOKEN_BUCKETS)
 }
 
 type Subscriber = Box<dyn tracing::Subscriber + Send + Sync>;

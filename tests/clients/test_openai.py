@@ -151,8 +151,17 @@ def test_what_callers_see_is_measured_under_vllms_names_and_those_of_the_convent
     assert more("vllm:generation_tokens_total", model_name="smol") == 11
     assert more("vllm:prompt_tokens_total", model_name="smol") > answer.usage.prompt_tokens
     assert more("vllm:request_success_total", model_name="smol", finished_reason="length") == 2
-    for name, times in [("time_to_first_token_seconds", 2), ("inter_token_latency_seconds", 9), ("e2e_request_latency_seconds", 2), ("request_queue_time_seconds", 2)]:
-        assert more(f"vllm:{name}_count", model_name="smol") == times, name
+    times = {"time_to_first_token_seconds": 2, "inter_token_latency_seconds": 9, "e2e_request_latency_seconds": 2}
+    of_requests = ["queue_time_seconds", "prefill_time_seconds", "decode_time_seconds", "inference_time_seconds",
+                   "time_per_output_token_seconds", "prompt_tokens", "generation_tokens"]  # fmt: skip
+    for name, count_of in (times | {f"request_{name}": 2 for name in of_requests}).items():
+        assert more(f"vllm:{name}_count", model_name="smol") == count_of, name
+        assert more(f"vllm:{name}_bucket", model_name="smol", le="+Inf") == count_of, name
+    spent = {name: more(f"vllm:request_{name}_time_seconds_sum", model_name="smol") for name in ("prefill", "decode", "inference")}
+    assert spent["inference"] == pytest.approx(spent["prefill"] + spent["decode"]) and min(spent.values()) > 0
+    assert more("vllm:request_generation_tokens_sum", model_name="smol") == 11
+    assert more("vllm:request_generation_tokens_bucket", model_name="smol", le="4") == 1
+    assert more("vllm:request_prompt_tokens_sum", model_name="smol") == more("vllm:prompt_tokens_total", model_name="smol")
     of_chat = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "kserved", "gen_ai_request_model": "smol", "gen_ai_response_model": "smol"}
     assert more("gen_ai_server_request_duration_seconds_count", **of_chat) == 1
     assert more("gen_ai_server_time_to_first_token_seconds_count", **of_chat) == 1

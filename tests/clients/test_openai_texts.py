@@ -64,6 +64,19 @@ def test_a_text_tokens_and_fewer_dimensions_are_taken(served):
     np.testing.assert_allclose(short, one[:8] / np.linalg.norm(one[:8]), atol=1e-6)
 
 
+def test_a_long_text_is_cut_where_that_is_asked_for(served):
+    reference, long = served.references["embed"], " ".join(TEXTS * 30)
+    ids = reference.tokens(long)[0].tolist()
+    with client_of(served) as client:
+        embed = lambda text, **more: client.embeddings.create(model="embed", input=text, extra_body=more)
+        cut, whole = embed([long, "dog"], truncate_prompt_tokens=6), embed(long, truncate_prompt_tokens=-1)
+        assert (cut.usage.prompt_tokens, whole.usage.prompt_tokens) == (6 + len(reference.tokens("dog")[0]), 60)
+        same = embed([[*ids[:5], ids[-1]]])
+        np.testing.assert_allclose(cut.data[0].embedding, same.data[0].embedding, atol=1e-6)
+        with pytest.raises(openai.BadRequestError, match="61 tokens are to be kept, and the model takes 60"):
+            embed(long, truncate_prompt_tokens=61)
+
+
 def test_openais_async_client_embeds_many_at_once(served):
     async def many():
         async with client_of(served, kind=openai.AsyncOpenAI) as client:

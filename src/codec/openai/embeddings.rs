@@ -2,11 +2,12 @@
 //!
 //! Source: OpenAI's API reference, "Create embeddings"; reference 4.9.
 
+use super::truncation::{Side, Truncation};
 use super::{TextLimits, bounded, too_much};
 use crate::codec::fields::{Fields, Mistake, unexpected};
 use crate::codec::json::write;
 use crate::inference::{InferenceRequest, InferenceResponse, RequestedOutput};
-use crate::tensor::{Tensor, buffer, push_element};
+use crate::tensor::{DataType, Tensor, buffer, push_element};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -15,6 +16,8 @@ use serde_json::Value;
 pub const VECTORS: &str = "output-0";
 /// How many tokens each text has.
 pub const TOKEN_COUNT: &str = "token_count";
+/// How many tokens of each text are read.
+const TOKENS_MAX: &str = "tokens_max";
 
 /// A request for vectors.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +55,10 @@ impl Embeddings {
         if let (Some(name), Some(rows)) = (fields.text("prompt_name")?, inputs.first().map(Tensor::len)) {
             let names = vec![name; rows];
             inputs.push(Tensor::from_strings("prompt_name", vec![whole(rows)], &names).map_err(too_much)?);
+        }
+        if let (Some(tokens_max), Some(rows)) = (tokens_max(&fields)?, inputs.first().map(Tensor::len)) {
+            let numbers = tokens_max.to_le_bytes().repeat(rows);
+            inputs.push(Tensor::new(TOKENS_MAX, DataType::Int32, vec![whole(rows)], numbers.into()).map_err(too_much)?);
         }
         let outputs = [VECTORS, TOKEN_COUNT].map(|name| RequestedOutput { name: name.to_owned(), ..RequestedOutput::default() }).to_vec();
         Ok(Self { model, request: InferenceRequest { inputs, outputs, ..InferenceRequest::default() }, form, dimensions })
@@ -115,6 +122,18 @@ impl Form {
     }
 }
 
+/// How many tokens of each text are read, if the request says so: as many as the model takes are -1.
+fn tokens_max(fields: &Fields<'_>) -> Result<Option<i32>, Mistake> {
+    match Truncation::read(fields)? {
+        None => Ok(None),
+        Some(Truncation { side: Some(Side::Left), .. }) => {
+            Err(fields.mistake("truncation_side", "a text is read from its beginning: `right` is what there is"))
+        }
+        Some(Truncation { tokens: Some(0), .. }) => Err(fields.mistake("truncate_prompt_tokens", "must be -1 or at least 1, found 0")),
+        Some(Truncation { tokens, .. }) => Ok(Some(tokens.map_or(-1, |tokens| i32::try_from(tokens).unwrap_or(i32::MAX)))),
+    }
+}
+
 /// The first numbers of a vector, at length 1 again where some are left out.
 fn shortened(vector: &[f32], taken: usize) -> Vec<f32> {
     let mut vector = vector.to_vec();
@@ -158,7 +177,7 @@ fn inputs(input: &Value, limits: &TextLimits) -> Result<Vec<Tensor>, Mistake> {
         }
     }
     let rows = vec![whole(values.len())];
-    let tensor = |name: &str, data: Vec<u8>| Tensor::new(name, crate::tensor::DataType::Bytes, rows.clone(), data.into()).map_err(too_much);
+    let tensor = |name: &str, data: Vec<u8>| Tensor::new(name, DataType::Bytes, rows.clone(), data.into()).map_err(too_much);
     let mut inputs = vec![tensor("text", texts)?];
     if values.iter().any(Value::is_array) {
         inputs.push(tensor("token_ids", tokens)?);
@@ -184,7 +203,6 @@ fn whole(number: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::DataType;
     use serde_json::json;
 
     const LIMITS: TextLimits = TextLimits { texts_max: 3, decoded_bytes_max: 1000 };
@@ -227,6 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn so_many_tokens_are_read_of_every_text() {
+        let numbers = |tokens: i32| {
+            let asked = read(&json!(["a", "b"]), &json!({"truncate_prompt_tokens": tokens, "truncation_side": "right"})).unwrap();
+            assert_eq!(&**asked.request.inputs[1].name(), "tokens_max");
+            buffer::as_numbers::<i32>(asked.request.inputs[1].data()).into_owned()
+        };
+        assert_eq!((numbers(-1), numbers(7)), (vec![-1, -1], vec![7, 7]));
+        assert_eq!(read(&json!("a"), &json!({})).unwrap().request.inputs.len(), 1);
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_its_field() {
         for (input, more, start) in [
             (json!([]), json!({}), "`input`: it is empty"),
@@ -237,6 +266,8 @@ mod tests {
             (json!("x".repeat(2000)), json!({}), "`input`: it takes more than 1000 bytes"),
             (json!("a"), json!({"encoding_format": "hex"}), "`encoding_format`: must be `float` or `base64`, found `hex`"),
             (json!("a"), json!({"dimensions": 0}), "`dimensions`: must be from 1 to"),
+            (json!("a"), json!({"truncate_prompt_tokens": 0}), "`truncate_prompt_tokens`: must be -1 or at least 1, found 0"),
+            (json!("a"), json!({"truncate_prompt_tokens": 1, "truncation_side": "left"}), "`truncation_side`: a text is read from"),
             (json!("a"), json!({"model": null}), "`model`: this field is required"),
         ] {
             let said = read(&input, &more).unwrap_err();

@@ -2,6 +2,7 @@
 
 pub mod embeddings;
 pub mod rerank;
+pub mod truncation;
 
 use crate::codec::fields::Mistake;
 use crate::tensor::TensorError;

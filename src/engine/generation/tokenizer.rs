@@ -4,6 +4,7 @@
 //! would show that as U+FFFD before the rest is there.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use tokenizers::Tokenizer;
 
 /// Why text did not become tokens.
@@ -71,9 +72,21 @@ impl TextTokenizer {
     /// # Errors
     /// What the tokenizer says, e.g. of a character it cannot write.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
+        self.encode_with_place(text, add_special_tokens).map(|(ids, _)| ids)
+    }
+
+    /// The same, and where in the ids those of the text itself stand: the others were put around it.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::encode`].
+    pub fn encode_with_place(&self, text: &str, add_special_tokens: bool) -> Result<(Vec<u32>, Range<usize>), TokenizeError> {
         let encoded = self.tokenizer.encode_fast(text, add_special_tokens).map_err(|error| TokenizeError(error.to_string()))?;
         let (before, behind): (&[u32], &[u32]) = if add_special_tokens { (&self.ends.0, &self.ends.1) } else { (&[], &[]) };
-        Ok([before, encoded.get_ids(), behind].concat())
+        let marks = encoded.get_special_tokens_mask();
+        let own = |mark: &u32| *mark == 0;
+        let start = marks.iter().position(own).unwrap_or(marks.len());
+        let end = marks.iter().rposition(own).map_or(start, |last| last + 1);
+        Ok(([before, encoded.get_ids(), behind].concat(), before.len() + start..before.len() + end))
     }
 
     /// The text of some tokens; U+FFFD for bytes that are no text.

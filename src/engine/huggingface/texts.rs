@@ -5,7 +5,7 @@ use super::task::Task;
 use super::tokenizer::{Row, TextError, TextTokenizer};
 use crate::engine::{Cancel, EngineError};
 use crate::inference::TensorSpec;
-use crate::tensor::{DataType, Tensor};
+use crate::tensor::{DataType, Tensor, buffer};
 use std::borrow::Cow;
 
 /// The text itself.
@@ -16,6 +16,8 @@ pub const TEXT_PAIR: &str = "text_pair";
 pub const TOKEN_IDS: &str = "token_ids";
 /// Which of the model's prompts is put in front of the text; empty: the model's default.
 pub const PROMPT_NAME: &str = "prompt_name";
+/// How many tokens of the text are read, special ones among them; -1: as many as the model takes.
+pub const TOKENS_MAX: &str = "tokens_max";
 
 /// The inputs of a task, the text first.
 #[must_use]
@@ -23,7 +25,10 @@ pub fn inputs(task: Task) -> Vec<TensorSpec> {
     let spec = |name: &str, optional| TensorSpec { name: name.into(), datatype: DataType::Bytes, shape: vec![-1], optional };
     let mut inputs = vec![spec(TEXT, false)];
     match task {
-        Task::TextEmbedding => inputs.extend([spec(TOKEN_IDS, true), spec(PROMPT_NAME, true)]),
+        Task::TextEmbedding => {
+            let tokens_max = TensorSpec { datatype: DataType::Int32, ..spec(TOKENS_MAX, true) };
+            inputs.extend([spec(TOKEN_IDS, true), spec(PROMPT_NAME, true), tokens_max]);
+        }
         Task::SequenceClassification => inputs.push(spec(TEXT_PAIR, true)),
         Task::Rerank => inputs.push(spec(TEXT_PAIR, false)),
         _ => {}
@@ -38,6 +43,7 @@ pub struct Texts<'r> {
     pair: Option<&'r Tensor>,
     token_ids: Option<&'r Tensor>,
     prompts: Option<&'r Tensor>,
+    tokens_max: Option<&'r Tensor>,
 }
 
 impl<'r> Texts<'r> {
@@ -50,14 +56,15 @@ impl<'r> Texts<'r> {
         let text = if let [only] = inputs { Some(only) } else { named(TEXT) };
         let text = text.ok_or_else(|| invalid(format!("input `{TEXT}` is missing")))?;
         for input in inputs {
-            if input.datatype() != DataType::Bytes {
-                return Err(invalid(format!("input `{}` takes BYTES, found {}", input.name(), input.datatype())));
+            let datatype = if **input.name() == *TOKENS_MAX { DataType::Int32 } else { DataType::Bytes };
+            if input.datatype() != datatype {
+                return Err(invalid(format!("input `{}` takes {datatype}, found {}", input.name(), input.datatype())));
             }
             if input.len() != text.len() {
                 return Err(invalid(format!("input `{}` has {} rows, `{}` has {}", input.name(), input.len(), text.name(), text.len())));
             }
         }
-        Ok(Self { text, pair: named(TEXT_PAIR), token_ids: named(TOKEN_IDS), prompts: named(PROMPT_NAME) })
+        Ok(Self { text, pair: named(TEXT_PAIR), token_ids: named(TOKEN_IDS), prompts: named(PROMPT_NAME), tokens_max: named(TOKENS_MAX) })
     }
 
     /// Tokenises them all; stops where nobody waits any more.
@@ -72,18 +79,25 @@ impl<'r> Texts<'r> {
         cancel: &Cancel,
     ) -> Result<Vec<Row>, EngineError> {
         let (mut pairs, mut ids, mut prompts) = (strings(self.pair), strings(self.token_ids), strings(self.prompts));
+        let tokens_max = self.tokens_max.map(|tensor| buffer::as_numbers::<i32>(tensor.data()).into_owned());
         let mut rows = Vec::with_capacity(self.text.len());
         for (index, text) in self.text.strings().enumerate() {
             if cancel.is_cancelled() {
                 return Err(EngineError::Cancelled);
             }
             let wrong = |what: String| invalid(format!("text {index}: {what}"));
+            let most = tokens_max.as_ref().map(|all| kept(all[index], tokenizer.tokens_max())).transpose().map_err(&wrong)?;
             let (pair, ids, prompt) = (pairs.next().flatten(), ids.next().flatten(), prompts.next().flatten());
             let row = if let Some(ids) = ids.filter(|ids| !ids.is_empty()) {
-                tokenizer.take(tokens(ids, vocabulary).map_err(&wrong)?)
+                let mut ids = tokens(ids, vocabulary).map_err(&wrong)?;
+                ids.truncate(most.unwrap_or(usize::MAX));
+                tokenizer.take(ids)
             } else {
                 let text = prompted(utf8(text).map_err(&wrong)?, prompt, pooling).map_err(&wrong)?;
-                tokenizer.encode(&text, pair.map(utf8).transpose().map_err(&wrong)?)
+                match most {
+                    Some(most) => tokenizer.encode_beginning(&text, most),
+                    None => tokenizer.encode(&text, pair.map(utf8).transpose().map_err(&wrong)?),
+                }
             };
             let row = row.map_err(|error: TextError| wrong(error.to_string()))?;
             if let Some(id) = row.ids.iter().find(|id| **id as usize >= vocabulary) {
@@ -92,6 +106,17 @@ impl<'r> Texts<'r> {
             rows.push(row);
         }
         Ok(rows)
+    }
+}
+
+/// How many tokens of a text are read.
+fn kept(asked: i32, taken: usize) -> Result<usize, String> {
+    match usize::try_from(asked) {
+        Ok(asked) if asked > taken => Err(format!("{asked} tokens are to be kept, and the model takes {taken}")),
+        Ok(0) => Err("no token is to be kept".to_owned()),
+        Ok(asked) => Ok(asked),
+        Err(_) if asked == -1 => Ok(taken),
+        Err(_) => Err(format!("{asked} tokens are to be kept")),
     }
 }
 
@@ -167,6 +192,23 @@ mod tests {
         assert_eq!(ids(&prompts), Ok(vec![vec![2, 7, 5, 3], vec![2, 5, 3]]));
         let taken = [tensor(TEXT, &["", "b"]), tensor(TOKEN_IDS, &[&[5, 0, 0, 0, 6, 0, 0, 0][..], &[]])];
         assert_eq!(ids(&taken), Ok(vec![vec![5, 6], vec![2, 6, 3]]));
+    }
+
+    #[test]
+    fn so_many_tokens_of_each_text_are_read_and_the_special_ones_stay() {
+        let most = |numbers: &[i32]| {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            Tensor::new(TOKENS_MAX, DataType::Int32, vec![i64::try_from(numbers.len()).unwrap()], bytes.into()).unwrap()
+        };
+        let long = "a b a b a b a b a b";
+        let found = ids(&[tensor(TEXT, &[long, long, "a"]), most(&[4, -1, 8])]);
+        assert_eq!(found, Ok(vec![vec![2, 5, 6, 3], vec![2, 5, 6, 5, 6, 5, 6, 3], vec![2, 5, 3]]));
+        assert_eq!(ids(&[tensor(TEXT, &[""]), tensor(TOKEN_IDS, &[&[5, 0, 0, 0, 6, 0, 0, 0]]), most(&[1])]), Ok(vec![vec![5]]));
+        for (number, words) in [(9, "9 tokens are to be kept, and the model takes 8"), (0, "no token is to be kept"), (-2, "-2 tokens are")]
+        {
+            assert!(ids(&[tensor(TEXT, &["a"]), most(&[number])]).unwrap_err().starts_with(&format!("text 0: {words}")));
+        }
+        assert_eq!(ids(&[tensor(TEXT, &["a"]), tensor(TOKENS_MAX, &["1"])]).unwrap_err(), "input `tokens_max` takes INT32, found BYTES");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::engine::LoadError;
 use serde_json::{Map, Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use tokenizers::{EncodeInput, NormalizerWrapper, PostProcessor, Tokenizer, TruncationParams};
+use tokenizers::{EncodeInput, Encoding, NormalizerWrapper, PostProcessor, Tokenizer, TruncationParams};
 
 const NEW: &str = "tokenizer.json";
 /// Bytes of a text that are looked at for each token that is kept: far more than a token ever has.
@@ -112,14 +112,31 @@ impl TextTokenizer {
             Some(pair) => EncodeInput::Dual(text.into(), beginning(pair, looked_at).into()),
             None => EncodeInput::Single(text.into()),
         };
-        let encoding =
-            if self.offsets { self.inner.encode_char_offsets(input, self.special) } else { self.inner.encode_fast(input, self.special) };
-        let encoding = encoding.map_err(|error| TextError::Refused(error.to_string()))?;
+        let encoding = self.encoding(input)?;
         if encoding.len() > self.tokens_max {
             return Err(TextError::TooLong(self.tokens_max));
         }
         let offsets = if self.offsets { encoding.get_offsets().to_vec() } else { Vec::new() };
         Ok(Row { ids: encoding.get_ids().to_vec(), types: encoding.get_type_ids().to_vec(), offsets })
+    }
+
+    /// Tokenises the beginning of a text that may be too long: at most so many tokens, the special ones around it among them.
+    ///
+    /// # Errors
+    /// The tokenizer's own words.
+    pub fn encode_beginning(&self, text: &str, most: usize) -> Result<Row, TextError> {
+        let text = beginning(text, self.tokens_max.saturating_mul(BYTES_PER_TOKEN).max(BYTES_MIN));
+        let encoding = self.encoding(EncodeInput::Single(text.into()))?;
+        let behind = encoding.get_special_tokens_mask().iter().rev().take_while(|mark| **mark == 1).count().min(most);
+        let front = most.min(encoding.len()) - behind;
+        let kept = |numbers: &[u32]| [&numbers[..front], &numbers[numbers.len() - behind..]].concat();
+        Ok(Row { ids: kept(encoding.get_ids()), types: kept(encoding.get_type_ids()), offsets: Vec::new() })
+    }
+
+    fn encoding(&self, input: EncodeInput<'_>) -> Result<Encoding, TextError> {
+        let encoding =
+            if self.offsets { self.inner.encode_char_offsets(input, self.special) } else { self.inner.encode_fast(input, self.special) };
+        encoding.map_err(|error| TextError::Refused(error.to_string()))
     }
 
     /// Takes tokens as they are.

@@ -93,8 +93,9 @@ impl Chat {
         }
         let prompt = self.prompt(generator, terms)?;
         // Templates write the special tokens themselves.
-        let ids = generator.tokenizer().encode(&prompt, self.options.add_special_tokens.unwrap_or(false));
-        let ids = ids.map_err(|error| Problem::in_field("messages", error.to_string()))?;
+        let ids = generator.tokenizer().encode_with_place(&prompt, self.options.add_special_tokens.unwrap_or(false));
+        let (ids, text) = ids.map_err(|error| Problem::in_field("messages", error.to_string()))?;
+        let ids = self.options.cut(ids, text, generator.info())?;
         if ids.is_empty() {
             return Err(Problem::in_field("messages", "the chat template makes no prompt of these messages"));
         }

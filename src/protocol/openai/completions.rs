@@ -5,7 +5,7 @@ use super::error::Problem;
 use super::options::{Options, Terms, token_id};
 use super::reply::{CompletionLogprobs, End, Head, Reply, UsageReply};
 use crate::codec::fields::{Fields, Mistake, unexpected};
-use crate::engine::generation::{Event, GenerateRequest, Generator, Logprobs, TextTokenizer};
+use crate::engine::generation::{Event, GenerateRequest, Generator, GeneratorInfo, Logprobs, TextTokenizer};
 use crate::protocol::error::Refusal;
 use crate::protocol::generating::check_length;
 use crate::protocol::sse;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What OpenAI takes where the request does not say.
@@ -64,29 +65,28 @@ impl Completions {
             return Err(Problem::in_field("echo", "a model that turns one text into another does not go on with its prompt"));
         }
         let request = |(at, prompt): (usize, &Prompt)| {
-            let ids = self.ids(prompt, generator).map_err(|sentence| Problem::in_field(&self.field(at), sentence))?;
+            let wrong = |sentence: String| Problem::in_field(&self.field(at), sentence);
+            let (ids, text) = self.ids(prompt, generator).map_err(wrong)?;
+            let ids = self.options.cut(ids, text, generator.info())?;
+            check(&ids, generator.info(), self.options.max_tokens).map_err(wrong)?;
             self.options.request(ids, generator, terms)
         };
         self.prompts.iter().enumerate().map(request).collect()
     }
 
-    fn ids(&self, prompt: &Prompt, generator: &dyn Generator) -> Result<Vec<u32>, String> {
-        let info = generator.info();
-        let ids = match prompt {
+    /// A prompt's tokens, and where those of its text stand among them.
+    fn ids(&self, prompt: &Prompt, generator: &dyn Generator) -> Result<(Vec<u32>, Range<usize>), String> {
+        let vocabulary = generator.info().vocabulary;
+        match prompt {
             Prompt::Text(text) => {
                 let special = self.options.add_special_tokens.unwrap_or(true);
-                generator.tokenizer().encode(text, special).map_err(|error| error.to_string())?
+                generator.tokenizer().encode_with_place(text, special).map_err(|error| error.to_string())
             }
-            Prompt::Ids(ids) => match ids.iter().find(|id| **id as usize >= info.vocabulary) {
-                Some(id) => return Err(format!("no such token: {id}; the model has {}", info.vocabulary)),
-                None => ids.clone(),
+            Prompt::Ids(ids) => match ids.iter().find(|id| **id as usize >= vocabulary) {
+                Some(id) => Err(format!("no such token: {id}; the model has {vocabulary}")),
+                None => Ok((ids.clone(), 0..ids.len())),
             },
-        };
-        if ids.is_empty() {
-            return Err("the prompt has no tokens".to_owned());
         }
-        check_length(info, ids.len(), self.options.max_tokens)?;
-        Ok(ids)
     }
 
     fn field(&self, at: usize) -> String {
@@ -99,6 +99,13 @@ impl Completions {
         let head = Head::new("cmpl", "text_completion", &self.model, revision);
         CompletionWriter { asked: self.clone(), head, tokenizer, choices, usage: UsageReply::default() }
     }
+}
+
+fn check(ids: &[u32], info: &GeneratorInfo, max_tokens: Option<usize>) -> Result<(), String> {
+    if ids.is_empty() {
+        return Err("the prompt has no tokens".to_owned());
+    }
+    check_length(info, ids.len(), max_tokens)
 }
 
 fn prompts(fields: &Fields<'_>, config: &Config) -> Result<Vec<Prompt>, Mistake> {
@@ -184,7 +191,7 @@ impl CompletionWriter {
                     return Vec::new();
                 }
                 let choices = first..first + self.asked.options.choices;
-                choices.clone().for_each(|at| self.echo(prompt, at, &logprobs));
+                choices.clone().for_each(|at| self.echo(prompt, at, tokens, &logprobs));
                 choices.collect()
             }
             Event::Token(token) => {
@@ -210,11 +217,20 @@ impl CompletionWriter {
         }
     }
 
-    /// Puts the prompt in front of an answer.
-    fn echo(&mut self, prompt: usize, at: usize, logprobs: &[Logprobs]) {
+    /// Puts the prompt in front of an answer, as far as it was read.
+    fn echo(&mut self, prompt: usize, at: usize, read: usize, logprobs: &[Logprobs]) {
+        let options = &self.asked.options;
         let (text, ids) = match &self.asked.prompts[prompt] {
-            Prompt::Text(text) => (text.clone(), self.tokenizer.encode(text, self.asked.options.add_special_tokens.unwrap_or(true))),
-            Prompt::Ids(ids) => (self.tokenizer.decode(ids, false), Ok(ids.clone())),
+            Prompt::Text(text) => {
+                let special = options.add_special_tokens.unwrap_or(true);
+                let (ids, place) = self.tokenizer.encode_with_place(text, special).unwrap_or_default();
+                let kept = options.shortened(ids.clone(), place, read);
+                (if kept.len() < ids.len() { self.tokenizer.decode(&kept, true) } else { text.clone() }, kept)
+            }
+            Prompt::Ids(ids) => {
+                let kept = options.shortened(ids.clone(), 0..ids.len(), read);
+                (self.tokenizer.decode(&kept, false), kept)
+            }
         };
         let choice = &mut self.choices[at];
         choice.text.push_str(&text);
@@ -223,7 +239,7 @@ impl CompletionWriter {
         }
         // Nothing comes before the first token, so nobody knows how likely it was.
         let known = std::iter::once(None).chain(logprobs.iter().map(Some)).chain(std::iter::repeat(None));
-        for (id, logprobs) in ids.unwrap_or_default().into_iter().zip(known) {
+        for (id, logprobs) in ids.into_iter().zip(known) {
             choice.offset += choice.logprobs.push(&self.tokenizer, id, logprobs, choice.offset);
         }
     }

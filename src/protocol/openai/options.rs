@@ -4,10 +4,12 @@ use super::Config;
 use super::error::Problem;
 use super::form::Form;
 use crate::codec::fields::{Fields, Mistake};
+use crate::codec::openai::truncation::{Side, Truncation};
 use crate::engine::generation::{GenerateRequest, Generator, GeneratorInfo, Sampling};
 use crate::inference::Priority;
 use crate::protocol::door::Door;
 use serde_json::Value;
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -36,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) prompt_logprobs: Option<usize>,
     /// Whether a prompt gets the special tokens around it that the tokenizer adds to a plain text.
     pub(crate) add_special_tokens: Option<bool>,
+    /// How much is read of a prompt that is too long.
+    pub(crate) truncation: Option<Truncation>,
     /// What the answer is held to.
     pub(crate) form: Option<Form>,
     sampling: Asked,
@@ -75,6 +79,7 @@ impl Options {
             logprobs: None,
             prompt_logprobs: None,
             add_special_tokens: fields.flag("add_special_tokens")?,
+            truncation: Truncation::read(fields)?,
             form: Form::read(fields)?,
             sampling: Asked::read(fields)?,
         })
@@ -83,6 +88,27 @@ impl Options {
     /// What reading a request of so many bytes costs: forms take long, whatever their size.
     pub(crate) const fn work(&self, bytes: usize) -> usize {
         if self.form.is_some() { usize::MAX } else { bytes }
+    }
+
+    /// The part of a prompt that is read, whose own text is at `text`: all of it, where nothing else is asked for.
+    ///
+    /// # Errors
+    /// The sentence about `truncate_prompt_tokens`.
+    pub(crate) fn cut(&self, ids: Vec<u32>, text: Range<usize>, info: &GeneratorInfo) -> Result<Vec<u32>, Problem> {
+        let Some(truncation) = self.truncation else { return Ok(ids) };
+        // An answer needs room for one token; what leaves no room at all is refused with its own sentence.
+        let answer = if info.encoder_decoder { 0 } else { self.max_tokens.unwrap_or(0).max(1) };
+        let Some(room) = info.context_length.checked_sub(answer).filter(|room| *room > 0) else { return Ok(ids) };
+        let kept = truncation.kept(room).map_err(|sentence| Problem::in_field("truncate_prompt_tokens", sentence))?;
+        Ok(self.shortened(ids, text, kept))
+    }
+
+    /// The same where it is known how many tokens were read. The end of a prompt is kept unless the request says otherwise.
+    pub(crate) fn shortened(&self, ids: Vec<u32>, text: Range<usize>, kept: usize) -> Vec<u32> {
+        match self.truncation {
+            Some(truncation) => truncation.side.unwrap_or(Side::Left).cut(&ids, text, kept),
+            None => ids,
+        }
     }
 
     /// The request for a prompt, checked against the model.

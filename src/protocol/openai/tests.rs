@@ -132,6 +132,41 @@ async fn completions_take_one_prompt_or_many_as_text_or_tokens() {
 }
 
 #[tokio::test]
+async fn a_prompt_that_is_too_long_is_cut_where_that_is_asked_for() {
+    let (house, script) = saying("!");
+    let cut = |body: &Value, more: Value| {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let long = completion(&json!({"prompt": "abc", "echo": true, "logprobs": 0}));
+    let (_, answer) = asked(&house, COMPLETIONS, &cut(&long, json!({"truncate_prompt_tokens": 2}))).await;
+    assert_eq!((&answer["choices"][0]["text"], &answer["usage"]["prompt_tokens"]), (&json!("bc!"), &json!(2)));
+    assert_eq!(answer["choices"][0]["logprobs"]["tokens"], json!(["b", "c", "!"]));
+    asked(&house, COMPLETIONS, &cut(&long, json!({"truncate_prompt_tokens": 2, "truncation_side": "right", "prompt": [97, 98, 99]}))).await;
+    asked(&house, CHAT, &chat(&json!({"truncate_prompt_tokens": 4}))).await;
+    let whole = completion(&json!({"prompt": "a".repeat(5000), "max_tokens": 96}));
+    let (_, answer) = asked(&house, COMPLETIONS, &cut(&whole, json!({"truncate_prompt_tokens": -1}))).await;
+    assert_eq!(answer["usage"]["prompt_tokens"], 4000, "as many as the context leaves beside the answer");
+    let (_, answer) =
+        asked(&house, CHAT, &chat(&json!({"truncate_prompt_tokens": -1, "messages": [{"role": "user", "content": "a".repeat(5000)}]})))
+            .await;
+    assert_eq!(answer["usage"]["prompt_tokens"], 4095, "an answer has room for a token at least");
+    assert_eq!(script.seen.lock().unwrap()[..3], ["bc", "ab", "ant>"]);
+    for (more, message) in [
+        (json!({"truncate_prompt_tokens": 4001}), "`truncate_prompt_tokens`: 4001 tokens are to be kept, and there is room for 4000"),
+        (json!({"truncate_prompt_tokens": 0}), "`prompt`: the prompt has no tokens"),
+        (
+            json!({"truncate_prompt_tokens": -1, "max_tokens": 4096}),
+            "`prompt`: the model's context holds 4096 tokens, and 5000 for the prompt and 4096 for the answer are asked for",
+        ),
+    ] {
+        let (status, answer) = asked(&house, COMPLETIONS, &cut(&whole, more)).await;
+        assert_eq!((status, &answer["error"]["message"]), (400, &json!(message)));
+    }
+}
+
+#[tokio::test]
 async fn the_last_message_goes_on_where_that_is_asked_for() {
     let (house, script) = saying("!");
     let messages = json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hel"}]);
@@ -300,6 +335,34 @@ async fn a_call_grows_on_a_stream() {
     assert_eq!(calls[0]["function"]["name"], "get_weather");
     assert!(calls.len() > 3 && calls[1..].iter().all(|call| call.get("id").is_none() && call["index"] == 0));
     assert_eq!(messages.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[tokio::test]
+async fn calls_as_python_writes_them_are_read_whole_and_on_a_stream() {
+    let template = "{{ tools }}<|python_tag|>";
+    let body = |stream: bool| chat(&json!({"tools": [tool()], "chat_template": template, "stream": stream}));
+    for answer in [
+        "[get_weather(city='Zürich', days=True), f()]",
+        "<function=get_weather>{\"city\": \"Zürich\", \"days\": true}</function><function=f>{}",
+    ] {
+        let (house, _) = saying(answer);
+        let (status, whole) = asked(&house, CHAT, &body(false)).await;
+        assert_eq!((status, &whole["choices"][0]["finish_reason"]), (200, &json!("tool_calls")), "{whole}");
+        let calls = whole["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        let functions: Vec<&Value> = calls.iter().map(|call| &call["function"]).collect();
+        let weather = json!({"name": "get_weather", "arguments": "{\"city\": \"Zürich\", \"days\": true}"});
+        assert_eq!(functions, [&weather, &json!({"name": "f", "arguments": "{}"})]);
+        let mut grown = vec![(String::new(), String::new()); 2];
+        for message in streamed(&house, CHAT, &body(true)).await {
+            for call in message["choices"][0]["delta"]["tool_calls"].as_array().into_iter().flatten() {
+                let (name, arguments) = &mut grown[usize::try_from(call["index"].as_u64().unwrap()).unwrap()];
+                name.push_str(call["function"]["name"].as_str().unwrap_or_default());
+                arguments.push_str(call["function"]["arguments"].as_str().unwrap());
+            }
+        }
+        let grown: Vec<Value> = grown.iter().map(|(name, arguments)| json!({"name": name, "arguments": arguments})).collect();
+        assert_eq!(grown.iter().collect::<Vec<_>>(), functions);
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! its name; its arguments follow as the text that the model writes, piece by piece.
 
 mod call;
+mod pythonic;
 mod reader;
 
 pub use reader::{Part, ToolReader};
@@ -17,7 +18,7 @@ pub enum ToolFormat {
     Hermes,
     /// `[TOOL_CALLS][{"name": .., "arguments": ..}]`, or `[TOOL_CALLS]name{..}`: Mistral.
     Mistral,
-    /// `{"name": .., "parameters": ..}` and nothing else: Llama 3.
+    /// `{"name": .., "parameters": ..}` or `[f(x=1), g()]` and nothing else, or `<function=f>{..}</function>`: Llama 3.
     Llama,
     /// `<|tool_call|>[{"name": .., "arguments": ..}]<|/tool_call|>`: Phi-4-mini.
     Phi,
@@ -35,7 +36,7 @@ impl ToolFormat {
             () if has("[TOOL_CALLS]") => Some(Self::Mistral),
             () if has("<|tool|>") || has("<|tool_call|>") => Some(Self::Phi),
             () if has("<tool_call>") => Some(Self::Hermes),
-            () if has("<|python_tag|>") || has("\"parameters\":") || has("ipython") => Some(Self::Llama),
+            () if ["<|python_tag|>", "\"parameters\":", "ipython", "<function=", "[func_name1("].into_iter().any(has) => Some(Self::Llama),
             () => Some(Self::Hermes),
         }
     }
@@ -102,6 +103,8 @@ mod tests {
             ("{{ tools }}<tool_call>", Some(ToolFormat::Hermes)),
             ("<|tool|>{{ tools }}<|/tool|>", Some(ToolFormat::Phi)),
             ("{{ tools }}\"parameters\": ipython", Some(ToolFormat::Llama)),
+            ("{{ tools }}[func_name1(params_name1=params_value1), func_name2(params)]", Some(ToolFormat::Llama)),
+            ("{{ tools }}<function=name>{{ '{' }}}</function>", Some(ToolFormat::Llama)),
             ("{{ tools }}", Some(ToolFormat::Hermes)),
         ] {
             assert_eq!(ToolFormat::of_template(source), format, "{source}");

@@ -2,6 +2,7 @@
 
 use super::ToolFormat;
 use super::call::{CallScanner, News, Progress};
+use super::pythonic::CallsScanner;
 use std::mem;
 
 /// A part of an answer.
@@ -24,6 +25,9 @@ pub enum Part {
         text: String,
     },
 }
+
+/// The mark that a tool's name follows.
+const NAMING_MARK: &str = "<function=";
 
 /// Parts an answer.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ enum Place {
     Call(CallScanner, bool),
     /// A name without quotes, and then arguments.
     Name(String),
+    /// Calls as Python writes them.
+    Python(CallsScanner),
     /// Whatever follows is said.
     Plain,
 }
@@ -82,13 +88,17 @@ impl ToolReader {
 
     /// What was held back; nothing follows.
     pub fn finish(&mut self) -> Vec<Part> {
-        let begun = matches!(&self.place, Place::Call(scanner, _) if scanner.has_begun());
+        let begun = match &self.place {
+            Place::Call(scanner, _) => scanner.has_begun(),
+            Place::Python(scanner) => scanner.has_begun(),
+            _ => false,
+        };
         let between = matches!(&self.place, Place::Between { .. });
         let held = mem::take(&mut self.held);
         self.place = Place::Plain;
         let mut parts = Vec::new();
         // An answer may end before the mark that ends its last call.
-        let is_mark = between && self.marks().1.starts_with(held.trim());
+        let is_mark = between && self.end_mark().starts_with(held.trim());
         let is_nothing = begun || (self.calls > 0 && (is_mark || held.trim().is_empty()));
         if !is_nothing {
             say(&held, &mut parts);
@@ -96,14 +106,30 @@ impl ToolReader {
         parts
     }
 
-    const fn marks(&self) -> (&'static str, &'static str) {
+    /// What stands in front of calls.
+    const fn marks(&self) -> &'static [&'static str] {
         match self.format {
-            ToolFormat::Hermes => ("<tool_call>", "</tool_call>"),
-            ToolFormat::Phi => ("<|tool_call|>", "<|/tool_call|>"),
-            ToolFormat::Mistral => ("[TOOL_CALLS]", ""),
-            ToolFormat::Llama => ("<|python_tag|>", ""),
-            ToolFormat::List => ("", ""),
+            ToolFormat::Hermes => &["<tool_call>"],
+            ToolFormat::Phi => &["<|tool_call|>"],
+            ToolFormat::Mistral => &["[TOOL_CALLS]"],
+            ToolFormat::Llama => &["<|python_tag|>", NAMING_MARK],
+            ToolFormat::List => &[],
         }
+    }
+
+    /// What stands behind them.
+    const fn end_mark(&self) -> &'static str {
+        match self.format {
+            ToolFormat::Hermes => "</tool_call>",
+            ToolFormat::Phi => "<|/tool_call|>",
+            ToolFormat::Llama => "</function>",
+            ToolFormat::Mistral | ToolFormat::List => "",
+        }
+    }
+
+    /// The place behind a mark.
+    fn behind(mark: &str) -> Place {
+        if mark == NAMING_MARK { Place::Name(String::new()) } else { Place::Between { list: false } }
     }
 
     fn letter(&mut self, letter: char, parts: &mut Vec<Part>) {
@@ -114,56 +140,66 @@ impl ToolReader {
             Place::Beginning => self.beginning(letter, parts),
             Place::Between { list } => self.between(letter, list, parts),
             Place::Name(name) => self.name(name, letter, parts),
+            Place::Python(scanner) => self.python(scanner, letter, parts),
             Place::Call(scanner, list) => self.call(scanner, list, letter, parts),
         }
     }
 
     /// Looks for the mark of a call.
     fn saying(&mut self, parts: &mut Vec<Part>) {
-        let (mark, _) = self.marks();
-        let is_marked = self.held.ends_with(mark);
-        let certain = self.held.len() - if is_marked { mark.len() } else { beginning_of(&self.held, mark) };
+        let mark = self.marks().iter().find(|mark| self.held.ends_with(**mark)).copied();
+        let is_marked = mark.is_some();
+        let begun = |mark: &&str| beginning_of(&self.held, mark);
+        let certain = self.held.len() - mark.map_or_else(|| self.marks().iter().map(begun).max().unwrap_or(0), str::len);
         let only_blanks = self.held[..certain].trim().is_empty();
         // Blanks around calls are nothing said; whether they stand there shows later.
         if !only_blanks || (self.calls == 0 && !is_marked && certain == self.held.len() && !self.held.trim().is_empty()) {
             let rest = self.held.split_off(certain);
             say(&mem::replace(&mut self.held, rest), parts);
         }
-        self.place = if is_marked { Place::Between { list: false } } else { Place::Saying };
+        self.place = mark.map_or(Place::Saying, Self::behind);
     }
 
     /// A call, or an answer that is none.
     fn beginning(&mut self, letter: char, parts: &mut Vec<Part>) {
-        let (mark, _) = self.marks();
         let begun = self.held.trim_start();
         match begun {
             "" => self.place = Place::Beginning,
             "{" => self.call(CallScanner::default(), false, letter, parts),
             "[" if self.format == ToolFormat::List => self.place = Place::Between { list: true },
-            _ if begun == mark => self.place = Place::Between { list: false },
-            _ if mark.starts_with(begun) => self.place = Place::Beginning,
-            _ => self.give_back(Place::Plain, parts),
+            "[" => self.place = Place::Python(CallsScanner::default()),
+            _ => match self.marks().iter().find(|mark| mark.starts_with(begun)) {
+                Some(mark) if *mark == begun => self.place = Self::behind(mark),
+                Some(_) => self.place = Place::Beginning,
+                None => self.give_back(self.said(), parts),
+            },
         }
     }
 
     /// Another call, or the end of calls.
     fn between(&mut self, letter: char, list: bool, parts: &mut Vec<Part>) {
-        let (mark, end) = self.marks();
+        let (marks, end) = (self.marks(), self.end_mark());
         let held = self.held.trim_start();
-        let held = held.strip_prefix(mark).unwrap_or(held).trim_start();
+        let mark = marks.iter().find(|mark| held.starts_with(**mark));
+        if mark.is_some_and(|mark| *mark == NAMING_MARK && held.len() == mark.len()) {
+            self.place = Self::behind(NAMING_MARK);
+            return;
+        }
+        let held = mark.and_then(|mark| held.strip_prefix(mark)).unwrap_or(held).trim_start();
         let held = if list { held.strip_prefix('[').unwrap_or(held).trim_start() } else { held };
         self.place = Place::Between { list };
         match letter {
             _ if held.is_empty() || letter.is_whitespace() => {}
             '{' if held == "{" => self.call(CallScanner::default(), list, letter, parts),
-            '[' if held == "[" && !list && self.format != ToolFormat::Llama => self.place = Place::Between { list: true },
+            '[' if held == "[" && self.format == ToolFormat::Llama => self.place = Place::Python(CallsScanner::default()),
+            '[' if held == "[" && !list => self.place = Place::Between { list: true },
             ',' | ';' if self.calls > 0 && held.len() == 1 => self.held.clear(),
             ']' if list && held == "]" => self.ended(false),
             _ if !end.is_empty() && held == end => {
                 self.held.clear();
                 self.place = Place::Saying;
             }
-            _ if end.starts_with(held) || mark.starts_with(held) => {}
+            _ if end.starts_with(held) || marks.iter().any(|mark| mark.starts_with(held)) => {}
             _ if self.format == ToolFormat::Mistral && !list && is_name(letter) => {
                 self.place = Place::Name(letter.to_string());
             }
@@ -171,20 +207,37 @@ impl ToolReader {
         }
     }
 
-    /// Mistral's newer form: a name, perhaps `[ARGS]`, and arguments.
+    /// Mistral's newer form: a name, perhaps `[ARGS]`, and arguments. Llama has `>` between them.
     fn name(&mut self, mut name: String, letter: char, parts: &mut Vec<Part>) {
-        if letter == '{' {
-            let name = name.split('[').next().unwrap_or_default().trim().to_owned();
+        if letter == '{' && name.starts_with(is_name) {
+            let name = name.split(['[', '>']).next().unwrap_or_default().trim().to_owned();
             let (scanner, begun) = CallScanner::named(name);
             self.tell(vec![begun], parts);
             return self.call(scanner, false, letter, parts);
         }
-        if is_name(letter) || matches!(letter, '[' | ']' | ' ') {
+        if is_name(letter) || letter.is_whitespace() || self.stands_behind_name(letter) {
             name.push(letter);
             self.place = Place::Name(name);
             return;
         }
         self.give_back(self.said(), parts);
+    }
+
+    fn stands_behind_name(&self, letter: char) -> bool {
+        matches!((self.format, letter), (ToolFormat::Llama, '>') | (ToolFormat::Mistral, '[' | ']'))
+    }
+
+    fn python(&mut self, mut scanner: CallsScanner, letter: char, parts: &mut Vec<Part>) {
+        let mut news = Vec::new();
+        let progress = scanner.push(letter, &mut news);
+        self.tell(news, parts);
+        match progress {
+            Progress::Open => self.place = Place::Python(scanner),
+            Progress::Done => self.ended(false),
+            // Nobody can take back what was told of a call.
+            Progress::Broken if scanner.has_begun() => self.ended(false),
+            Progress::Broken => self.give_back(self.said(), parts),
+        }
     }
 
     fn call(&mut self, mut scanner: CallScanner, list: bool, letter: char, parts: &mut Vec<Part>) {
@@ -225,8 +278,9 @@ impl ToolReader {
     /// What follows something that turned out to be no call.
     const fn said(&self) -> Place {
         match self.format {
-            ToolFormat::Hermes | ToolFormat::Mistral | ToolFormat::Phi => Place::Saying,
-            ToolFormat::Llama | ToolFormat::List => Place::Plain,
+            // Llama's calls in bare JSON stand at the beginning only, those behind a mark anywhere.
+            ToolFormat::Hermes | ToolFormat::Mistral | ToolFormat::Phi | ToolFormat::Llama => Place::Saying,
+            ToolFormat::List => Place::Plain,
         }
     }
 
@@ -299,6 +353,10 @@ mod tests {
             (ToolFormat::Mistral, r#"[TOOL_CALLS]f[ARGS]{"a": 1}[TOOL_CALLS]g{}"#),
             (ToolFormat::Llama, r#"<|python_tag|>{"name": "f", "parameters": {"a": 1}}; {"name": "g", "parameters": {}}"#),
             (ToolFormat::Llama, r#"{"type": "function", "name": "f", "parameters": {"a": 1}};{"name": "g", "parameters": {}}"#),
+            (ToolFormat::Llama, "[f(a=1), g()]"),
+            (ToolFormat::Llama, "<|python_tag|>[f(a=1), g()]"),
+            (ToolFormat::Llama, r#"<function=f>{"a": 1}</function><function=g>{}</function>"#),
+            (ToolFormat::Llama, "<function=f>\n{\"a\": 1}\n</function>\n<function=g>{}"),
             (ToolFormat::List, r#"[{"name":"f","arguments":{"a": 1}},{"name":"g","arguments":{}}]"#),
         ] {
             assert_eq!(read(format, &[text]), (String::new(), two.clone()), "{text}");
@@ -312,6 +370,8 @@ mod tests {
         assert_eq!(read(ToolFormat::Hermes, &[&text]), ("Let me look.\nDone <b>.".to_owned(), calls(&[("f", "{}")])));
         let mistral = r#"Sure. [TOOL_CALLS][{"name": "f", "arguments": {}}]"#;
         assert_eq!(read(ToolFormat::Mistral, &[mistral]), ("Sure.".to_owned(), calls(&[("f", "{}")])));
+        let llama = r#"Sure. <function=f>{}</function> And <|python_tag|>{"name": "g", "parameters": {}}"#;
+        assert_eq!(read(ToolFormat::Llama, &[llama]), ("Sure. And".to_owned(), calls(&[("f", "{}"), ("g", "{}")])));
     }
 
     #[test]
@@ -325,6 +385,9 @@ mod tests {
             (ToolFormat::Llama, "{\"answer\": 1}"),
             (ToolFormat::Llama, "  Hello {\"name\": \"f\"}"),
             (ToolFormat::Llama, "<|python"),
+            (ToolFormat::Llama, "[1, 2] and [f(x)]"),
+            (ToolFormat::Llama, "[a link](http://x.y)"),
+            (ToolFormat::Llama, "<function=>{} <function f>"),
             (ToolFormat::List, "none"),
             (ToolFormat::Hermes, "\n\nHi"),
         ] {
@@ -344,11 +407,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_an_answer_is_cut_it_means_the_same(cuts in proptest::collection::vec(1..9_usize, 0..60), at in 0..4_usize) {
+        fn however_an_answer_is_cut_it_means_the_same(cuts in proptest::collection::vec(1..9_usize, 0..60), at in 0..6_usize) {
             let (format, text) = [
                 (ToolFormat::Hermes, "é <tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"}</tool_call>é\"}}\n</tool_call> z"),
                 (ToolFormat::Mistral, "x[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {}}]"),
                 (ToolFormat::Llama, "{\"name\": \"f\", \"parameters\": {\"a\": [1, 2]}}"),
+                (ToolFormat::Llama, "[f(a='é)]', b=[1, {'c': None}]), g()] z"),
+                (ToolFormat::Llama, "é <function=f>{\"a\": \"</function>\"}</function> z <func"),
                 (ToolFormat::Hermes, "<tool_call>no <tool_call>{\"name\": \"f\"}"),
             ][at];
             let letters: Vec<String> = text.chars().map(String::from).collect();

@@ -8,6 +8,7 @@ mod plan;
 mod sequence;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use super::GeneratorInfo;
 use super::blocks::Blocks;
@@ -243,7 +244,9 @@ impl Scheduler {
         }
         if sequence.cached.is_none() {
             sequence.cached = Some(sequence.computed);
-            let (prompt, waited) = (sequence.asked.request.prompt.len(), sequence.asked.since.elapsed());
+            let now = Instant::now();
+            sequence.times.begin(now);
+            let (prompt, waited) = (sequence.asked.request.prompt.len(), now - sequence.asked.since);
             self.metrics(|metrics| metrics.began(prompt, sequence.computed, waited));
         }
     }
@@ -337,7 +340,7 @@ impl Scheduler {
     fn tell(&mut self, parts: &[Part], wanted: &[usize]) {
         let Parts { info, tokenizer, .. } = &self.parts;
         let ends = Ends { info, tokenizer, level: Level::best() };
-        let width = self.parts.model.vocabulary();
+        let (width, now) = (self.parts.model.vocabulary(), Instant::now());
         let mut rows = wanted.iter().zip(self.logits.chunks_mut(width)).peekable();
         let (mut first_row, mut done) = (0, Vec::new());
         for part in parts {
@@ -354,7 +357,11 @@ impl Scheduler {
                 let position = started + row - first_row;
                 sequence.tell_of_prompt(&ends, position, logits);
                 if complete && position + 1 == sequence.computed {
+                    let told = sequence.answer_tokens();
                     let reason = sequence.grow(&ends, logits);
+                    if sequence.answer_tokens() > told {
+                        sequence.times.token(now);
+                    }
                     done.extend(reason.map(|reason| (part.sequence, reason)));
                 }
             }
@@ -370,6 +377,8 @@ impl Scheduler {
         for (at, reason) in done.into_iter().rev() {
             let mut sequence = self.running.remove(at);
             self.blocks.release(&mut sequence.blocks);
+            let (prompt, answer) = (sequence.asked.request.prompt.len(), sequence.answer_tokens());
+            self.metrics(|metrics| metrics.ended(prompt, answer, sequence.times.spans()));
             sequence.finish(reason);
         }
     }

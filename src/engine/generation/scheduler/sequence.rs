@@ -1,5 +1,6 @@
 //! One answer while it waits and grows: its tokens, its blocks, and what it tells.
 
+use super::times::Times;
 use crate::engine::generation::events::{Event, EventSink, FinishReason, Finished, Logprobs, Token, Usage};
 use crate::engine::generation::kernels::{BLOCK_TOKENS, Level};
 use crate::engine::generation::request::{Allowed, GenerateRequest, Sampling, TokenMask};
@@ -62,6 +63,7 @@ pub(super) struct Sequence {
     mask: Option<Box<dyn TokenMask>>,
     stream: TextStream,
     most_tokens: usize,
+    pub(super) times: Times,
 }
 
 /// The tokens that end an answer and the room there is.
@@ -109,6 +111,7 @@ pub(super) fn choices(request: GenerateRequest, sink: EventSink, now: Instant, i
         mask: mask.as_ref().map(|mask| mask.fork()),
         stream: TextStream::new(request.stop.clone(), request.include_stop),
         most_tokens,
+        times: Times::default(),
     };
     (0..count).map(sequence).collect()
 }
