@@ -211,7 +211,7 @@ impl Decimal {
 }
 
 /// Adds the digits from `at` on to `value`, eight at a step; the new value and where they end.
-/// The value wraps after 19 digits, which [`Decimal::digits`] tells.
+/// The value wraps after 19 digits, of which `Decimal::fits` tells.
 #[inline]
 fn digits(text: &[u8], mut at: usize, mut value: u64) -> (u64, usize) {
     while let Some(chunk) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
