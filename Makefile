@@ -127,6 +127,10 @@ bench-downloads: build ## downloads over loopback against curl and boto3, and a 
 bench-codecs: setup ## reading and writing JSON and binary tensors against the fastest parser alone
 	$(PYTHON) benches/serving/codecs.py
 
+.PHONY: bench-load
+bench-load: build ## models loaded the first time and from their kept optimised graphs, and ONNX Runtime alone with those
+	$(call measure,loads)
+
 .PHONY: bench-weights
 bench-weights: build ## memory of four workers against one
 	$(call measure,weights)
