@@ -307,7 +307,8 @@ impl Scheduler {
         if !sequence.blocks.is_empty() {
             return;
         }
-        let other = self.running.iter().filter(|other| other.has_text_of(sequence)).find_map(|other| Some((other.text_held()?, other.unread)));
+        let other =
+            self.running.iter().filter(|other| other.has_text_of(sequence)).find_map(|other| Some((other.text_held()?, other.unread)));
         let Some((text, unread)) = other else { return };
         let blocks = self.blocks.share(text);
         (self.running[at].blocks, self.running[at].unread) = (blocks, unread);

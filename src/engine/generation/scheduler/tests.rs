@@ -267,7 +267,8 @@ impl Echo {
 
 /// What these requests heard that were all there before the first step, and how many texts the encoder read for them.
 fn echoed(blocks: usize, requests: Vec<GenerateRequest>) -> (Vec<Heard>, usize) {
-    let info = GeneratorInfo { encoder_decoder: true, context_length: 100, vocabulary: 256, eos_ids: vec![END], ..GeneratorInfo::default() };
+    let info =
+        GeneratorInfo { encoder_decoder: true, context_length: 100, vocabulary: 256, eos_ids: vec![END], ..GeneratorInfo::default() };
     let (info, config, inbox, read) = (Arc::new(info), GenerationConfig::default(), Arc::new(Inbox::default()), Arc::default());
     let submit = |request: GenerateRequest| {
         let (sink, generation) = generation(1000);
