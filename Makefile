@@ -45,8 +45,8 @@ build: setup ## compile target/release/kserved
 
 .PHONY: cuda
 cuda: setup ## compile target/release/kserved-cuda, which uses NVIDIA GPUs (fetches their compiler; half an hour the first time)
-	$(PYTHON) scripts/cuda.py $(CARGO) build $(LOCKED) --release --features cuda --bin kserved
-	@mkdir -p target/release && cp "$(TARGET)/release/kserved" target/release/kserved-cuda
+	$(PYTHON) scripts/cuda.py $(CARGO) build $(LOCKED) --release --features cuda --bin kserved-cuda
+	@scripts/place_binary.sh release kserved-cuda
 
 .PHONY: debug
 debug: setup
@@ -132,6 +132,10 @@ bench-downloads: build ## downloads over loopback against curl and boto3, and a 
 .PHONY: bench-codecs
 bench-codecs: setup ## reading and writing JSON and binary tensors against the fastest parser alone
 	$(PYTHON) benches/serving/codecs.py
+
+.PHONY: bench-load
+bench-load: build ## models loaded the first time and from their kept optimised graphs, and ONNX Runtime alone with those
+	$(call measure,loads)
 
 .PHONY: bench-weights
 bench-weights: build ## memory of four workers against one

@@ -57,7 +57,8 @@ def main():
         fail("no command to run", "python3 scripts/cuda.py cargo build --release --features cuda")
     home = toolkit()
     late = late_binding(home)
-    environment = dict(os.environ)
+    # Of a toolkit that is installed nothing shall be linked.
+    environment = {name: value for name, value in os.environ.items() if name not in ("CUDA_ROOT", "CUDA_TOOLKIT_ROOT_DIR", "CUDNN_LIB")}
     environment |= {
         "CUDA_HOME": str(home),
         "CUDA_PATH": str(home),
@@ -162,7 +163,8 @@ def bindings():
 
 def functions(module):
     text = "".join(path.read_text() for path in sorted((module / "sys").rglob("*.rs")))
-    names = sorted(set(re.findall(r"\bfn ((?:cu|nvrtc)\w+)\s*\(", text)))
+    # NVIDIA's own have a capital behind the library's name; the crate has functions of its own, which do not.
+    names = sorted(set(re.findall(r"\bfn ((?:cu|cublas|cublasLt|curand|nvrtc)[A-Z]\w*)\s*\(", text)))
     if not names:
         fail(f"no functions were found in {module}", "this script reads the declarations of the crate `cudarc`: has it changed?")
     return names

@@ -3,6 +3,7 @@
 pub mod component;
 pub mod core;
 pub mod deployment_mode;
+pub mod gpu;
 pub mod inference_graph;
 pub mod inference_service;
 pub mod inference_service_config;

@@ -32,6 +32,7 @@ mod unserved;
 
 use crate::api::SERVER_CONTAINER;
 use crate::api::deployment_mode::DeploymentMode;
+use crate::api::gpu::{self, Gpu};
 use crate::api::inference_service::{InferenceService, ModelFormat};
 use crate::api::pod::Container;
 use crate::api::quantity::Quantity;
@@ -114,15 +115,10 @@ pub fn resolve(
     })
 }
 
-/// GPUs of NVIDIA that a container asks for, whole ones or parts (`nvidia.com/mig-1g.5gb`).
+/// GPUs of NVIDIA that a container asks for, whole ones or parts.
 fn gpus(container: &Container) -> u64 {
-    let limits = container.resources.iter().flat_map(|resources| &resources.limits);
-    limits.filter(|(name, _)| is_nvidia_gpu(name)).map(|(_, amount)| amount.bytes()).sum()
-}
-
-/// Whether a resource is a GPU of NVIDIA's, or a part of one.
-fn is_nvidia_gpu(resource: &str) -> bool {
-    resource == "nvidia.com/gpu" || resource.starts_with("nvidia.com/mig-")
+    let asked = container.resources.iter().flat_map(gpu::asked);
+    asked.filter(|(_, gpu, _)| *gpu != Gpu::Other).map(|(_, _, count)| count).sum()
 }
 
 /// The runtime's server container with the service's laid over it and placeholders filled.

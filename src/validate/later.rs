@@ -2,6 +2,7 @@
 
 use crate::api::component::ComponentExtension;
 use crate::api::deployment_mode::{DeploymentMode, annotation};
+use crate::api::gpu::{self, Gpu};
 use crate::api::inference_service::{InferenceService, PredictorSpec};
 use crate::api::pod::ResourceRequirements;
 use crate::api::{SERVER_CONTAINER, TRANSFORMER_CONTAINER};
@@ -57,14 +58,12 @@ fn predictor(predictor: &PredictorSpec, add: &mut impl FnMut(String, &str)) {
 
 /// Limits that ask for GPUs which no model gets here: others than NVIDIA's, and more than one.
 fn gpus(field: &str, resources: Option<&ResourceRequirements>, add: &mut impl FnMut(String, &str)) {
-    let limits = resources.into_iter().flat_map(|resources| &resources.limits);
-    for (name, amount) in limits.filter(|(name, _)| name.ends_with("/gpu")) {
-        match (name.as_str(), amount.bytes()) {
-            (_, 0) | ("nvidia.com/gpu", 1) => {}
-            ("nvidia.com/gpu", _) => {
-                add(format!("{field}.resources.limits[{name}]"), "a model on several GPUs, in place of which it gets one,");
-            }
-            _ => add(format!("{field}.resources.limits[{name}]"), "a GPU that is not NVIDIA's, in place of which the model gets the CPU,"),
+    for (name, gpu, count) in resources.into_iter().flat_map(gpu::asked) {
+        let field = || format!("{field}.resources.limits[{name}]");
+        match gpu {
+            Gpu::Nvidia if count > 1 => add(field(), "a model on several GPUs, in place of which it gets one,"),
+            Gpu::Nvidia | Gpu::NvidiaPart => {}
+            Gpu::Other => add(field(), "a GPU that is not NVIDIA's, in place of which the model gets the CPU,"),
         }
     }
 }

@@ -29,6 +29,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("shutdown", 7),
     ("cli", 7),
     ("main", 7),
+    ("main_cuda", 7),
 ];
 
 /// Neighbours on one floor that may use each other: the rules build on one another in this order, the

@@ -4,6 +4,7 @@
 //! the text into a vector of the declared datatype in one pass that also sees the nesting.
 
 pub(super) mod column;
+mod glance;
 pub(super) mod nested;
 pub(super) mod number;
 pub(super) mod scanner;

@@ -1,5 +1,6 @@
 //! Reads one JSON number into the declared datatype: exactly, correctly rounded, or not at all.
 
+use super::glance::{Glance, POWERS, eight_digits, glance};
 use half::{bf16, f16};
 
 /// Why the text at a place is not an element of the datatype.
@@ -24,12 +25,12 @@ pub(in crate::codec) type Read<T> = Result<(T, usize), Wrong>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Decimal {
     negative: bool,
-    /// The digits; wrong when `digits` is above 19.
+    /// The digits, if they fit.
     mantissa: u64,
+    /// Whether they do.
+    fits: bool,
     /// Clamped far outside of what any datatype holds.
     exponent: i32,
-    /// Digits, leading zeros included.
-    digits: usize,
     /// Whether it had neither fraction nor exponent.
     plain: bool,
     /// Bytes of text.
@@ -51,13 +52,16 @@ struct Inverse {
     shift: u32,
 }
 
-/// `10^-1` to `10^-19`.
-const INVERSES: [Inverse; DIGITS_MAX] = inverses();
+/// Digits behind the point for which there is an inverse.
+const PLACES_MAX: usize = 24;
 
-const fn inverses() -> [Inverse; DIGITS_MAX] {
-    let mut all = [Inverse { high: 0, low: 0, shift: 0 }; DIGITS_MAX];
+/// `10^-1` to `10^-24`.
+const INVERSES: [Inverse; PLACES_MAX] = inverses();
+
+const fn inverses() -> [Inverse; PLACES_MAX] {
+    let mut all = [Inverse { high: 0, low: 0, shift: 0 }; PLACES_MAX];
     let (mut at, mut power) = (0, 1_u128);
-    while at < DIGITS_MAX {
+    while at < PLACES_MAX {
         power *= 10;
         all[at] = inverse_of(power);
         at += 1;
@@ -86,8 +90,21 @@ const fn inverse_of(power: u128) -> Inverse {
 
 impl Decimal {
     /// Reads a number by JSON's grammar at the start of the text.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "it is the inside of the hottest loop; a call hands eight values over in memory")]
+    #[inline(always)]
     pub(super) fn read(text: &[u8]) -> Result<Self, Wrong> {
+        match text.first_chunk().and_then(glance) {
+            Some(Glance { negative, mantissa, fraction, length }) => {
+                let exponent = -i32::try_from(fraction).unwrap_or(0);
+                Ok(Self { negative, mantissa, fits: true, exponent, plain: fraction == 0, length })
+            }
+            None => Self::read_digits(text),
+        }
+    }
+
+    /// The same, digit by digit.
+    #[inline(never)]
+    fn read_digits(text: &[u8]) -> Result<Self, Wrong> {
         let negative = text.first() == Some(&b'-');
         let start = usize::from(negative);
         let (mut mantissa, whole_end) = digits(text, start, 0);
@@ -95,7 +112,7 @@ impl Decimal {
         if whole == 0 || (whole > 1 && text[start] == b'0') {
             return Err(Wrong::Kind);
         }
-        let mut number = Self { negative, mantissa, exponent: 0, digits: whole, plain: true, length: whole_end };
+        let mut number = Self { negative, mantissa, fits: whole <= DIGITS_MAX, exponent: 0, plain: true, length: whole_end };
         if text.get(whole_end) == Some(&b'.') {
             let end;
             (mantissa, end) = digits(text, whole_end + 1, mantissa);
@@ -104,7 +121,7 @@ impl Decimal {
                 return Err(Wrong::Kind);
             }
             let exponent = -i32::try_from(fraction).unwrap_or(i32::MAX / 4);
-            number = Self { mantissa, exponent, digits: whole + fraction, plain: false, length: end, ..number };
+            number = Self { mantissa, fits: whole + fraction <= DIGITS_MAX, exponent, plain: false, length: end, ..number };
         }
         match text.get(number.length) {
             Some(b'e' | b'E') => number.with_exponent(text),
@@ -132,15 +149,12 @@ impl Decimal {
     /// `None` where that cannot be had by one multiplication or division.
     #[inline]
     fn quick(&self) -> Option<(f64, bool)> {
-        let mantissa = i64::try_from(self.mantissa).ok()?;
-        if self.digits > DIGITS_MAX {
-            return None;
-        }
+        let mantissa = i64::try_from(self.mantissa).ok().filter(|_| self.fits)?;
         let power = *EXACT_POWERS.get(self.exponent.unsigned_abs() as usize)?;
         #[expect(clippy::cast_precision_loss, reason = "whether it is exact is the second part of the answer")]
         let digits = mantissa as f64;
         let value = if self.exponent < 0 { digits / power } else { digits * power };
-        Some((if self.negative { -value } else { value }, mantissa < 1 << 53))
+        Some((self.signed(value), mantissa < 1 << 53))
     }
 
     /// The value, correctly rounded, of many digits behind the point, as `0.12345678901234567` has: a multiplication by the
@@ -149,7 +163,7 @@ impl Decimal {
     fn multiplied(&self) -> Option<f64> {
         let place = usize::try_from(-self.exponent).ok()?.checked_sub(1)?;
         let Inverse { high, low, shift } = *INVERSES.get(place)?;
-        if self.mantissa == 0 || self.digits > DIGITS_MAX {
+        if self.mantissa == 0 || !self.fits {
             return None;
         }
         let zeros = self.mantissa.leading_zeros();
@@ -167,15 +181,21 @@ impl Decimal {
         }
         #[expect(clippy::cast_precision_loss, reason = "at most 2^53, which an f64 holds exactly")]
         let rounded = (kept + u64::from(below >= half)).cast_signed() as f64;
-        // Between 1e-19 and 2^64: never near the ends of what an f64 holds, so scaling by a power of two is exact.
+        // Between 1e-24 and 2^64: never near the ends of what an f64 holds, so scaling by a power of two is exact.
         let value = rounded * power_of_two(i64::from(dropped) - i64::from(shift) - i64::from(zeros));
-        Some(if self.negative { -value } else { value })
+        Some(self.signed(value))
+    }
+
+    /// A value that is not negative with the number's sign. Signs come as they like: no branch could foresee them.
+    #[inline]
+    fn signed(&self, value: f64) -> f64 {
+        f64::from_bits(value.to_bits() | (u64::from(self.negative) << 63))
     }
 
     /// The value if it is a whole number; slow, for `1.0` and `1e3`.
     #[cold]
     fn whole(&self) -> Result<i128, Wrong> {
-        if self.digits > DIGITS_MAX {
+        if !self.fits {
             return Err(if self.exponent < 0 { Wrong::Fraction } else { Wrong::Range });
         }
         let mantissa = i128::from(self.mantissa) * if self.negative { -1 } else { 1 };
@@ -191,10 +211,9 @@ impl Decimal {
 }
 
 /// Adds the digits from `at` on to `value`, eight at a step; the new value and where they end.
-/// The value wraps after 19 digits, which [`Decimal::digits`] tells.
+/// The value wraps after 19 digits, of which `Decimal::fits` tells.
 #[inline]
 fn digits(text: &[u8], mut at: usize, mut value: u64) -> (u64, usize) {
-    const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
     while let Some(chunk) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
         let word = u64::from_le_bytes(*chunk) ^ 0x3030_3030_3030_3030;
         let others = (word.wrapping_add(0x7676_7676_7676_7676) | word) & 0x8080_8080_8080_8080;
@@ -215,15 +234,6 @@ fn digits(text: &[u8], mut at: usize, mut value: u64) -> (u64, usize) {
     (value, at)
 }
 
-/// The number whose eight digits are the bytes of the word, the first one lowest.
-#[inline]
-const fn eight_digits(word: u64) -> u64 {
-    let pairs = word.wrapping_mul(10).wrapping_add(word >> 8);
-    let low = (pairs & 0x0000_00FF_0000_00FF).wrapping_mul(0x000F_4240_0000_0064);
-    let high = ((pairs >> 16) & 0x0000_00FF_0000_00FF).wrapping_mul(0x0000_2710_0000_0001);
-    low.wrapping_add(high) >> 32
-}
-
 /// `2^exponent` for what lies between -1022 and 1023.
 const fn power_of_two(exponent: i64) -> f64 {
     f64::from_bits((exponent + 1023).unsigned_abs() << 52)
@@ -233,7 +243,11 @@ const fn power_of_two(exponent: i64) -> f64 {
 #[inline]
 pub(in crate::codec) fn float32(text: &[u8]) -> Read<f32> {
     let number = Decimal::read(text)?;
-    match number.quick().and_then(|(value, _)| narrowed(value)) {
+    let value = match number.quick() {
+        Some((value, _)) => Some(value),
+        None => number.multiplied(),
+    };
+    match value.and_then(narrowed) {
         Some(value) => Ok((value, number.length)),
         None => float32_slow(text, number.length),
     }
@@ -264,9 +278,9 @@ fn float32_slow(text: &[u8], length: usize) -> Read<f32> {
 #[inline]
 pub(in crate::codec) fn float64(text: &[u8]) -> Read<f64> {
     let number = Decimal::read(text)?;
-    let value = match number.quick() {
-        Some((value, true)) => Some(value),
-        _ => number.multiplied(),
+    let value = match number.multiplied() {
+        None => number.quick().filter(|(_, exact)| *exact).map(|(value, _)| value),
+        value => value,
     };
     value.map_or_else(|| float64_slow(text, number.length), |value| Ok((value, number.length)))
 }
@@ -306,7 +320,7 @@ pub(in crate::codec) fn boolean(text: &[u8]) -> Read<u8> {
 #[inline]
 pub(in crate::codec) fn integer<T: TryFrom<i128> + TryFrom<u64> + TryFrom<i64>>(text: &[u8]) -> Read<T> {
     let number = Decimal::read(text)?;
-    if !number.plain || number.digits > DIGITS_MAX {
+    if !number.plain || !number.fits {
         return integer_slow(text, &number);
     }
     let value = match (number.negative, i64::try_from(number.mantissa)) {
@@ -331,6 +345,13 @@ fn ascii(number: &[u8]) -> &str {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Reads a number that ends its text, and the same with more behind it, which is read in another way.
+    fn alone_and_within<T: std::fmt::Debug>(read: impl Fn(&[u8]) -> Read<T>, text: &str) -> Read<T> {
+        let (alone, within) = (read(text.as_bytes()), read(format!("{text}{:40}", ",").as_bytes()));
+        assert_eq!(format!("{alone:?}"), format!("{within:?}"), "{text}");
+        alone
+    }
 
     #[test]
     fn whole_numbers_are_exact_up_to_their_last_value_and_never_wrap() {
@@ -391,8 +412,9 @@ mod tests {
         for (place, Inverse { high, shift, .. }) in INVERSES.into_iter().enumerate() {
             let power = 10_u128.pow(u32::try_from(place).unwrap() + 1);
             // The upper half alone: its product with the power is one, less than the power in the last place short of it.
-            let one = 1_u128 << (64 + shift);
-            assert!(u128::from(high) * power <= one && one - u128::from(high) * power < power, "{power}");
+            // Both may need more than 128 bits; what they differ by does not.
+            let one = 1_u128.checked_shl(64 + shift).unwrap_or(0);
+            assert!(one.wrapping_sub(u128::from(high).wrapping_mul(power)) < power, "{power}");
         }
     }
 
@@ -400,8 +422,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn what_a_multiplication_decides_the_standard_library_decides_alike(mantissa: u64, exponent in -19..=-1_i32) {
-            let number = Decimal { negative: false, mantissa, exponent, digits: 19, plain: false, length: 0 };
+        fn what_a_multiplication_decides_the_standard_library_decides_alike(mantissa: u64, exponent in -24..=-1_i32) {
+            let number = Decimal { negative: false, mantissa, fits: true, exponent, plain: false, length: 0 };
             if let Some(value) = number.multiplied() {
                 let exact: f64 = format!("{mantissa}e{exponent}").parse().unwrap();
                 prop_assert_eq!(value.to_bits(), exact.to_bits());
@@ -411,8 +433,8 @@ mod tests {
         #[test]
         fn decimal_text_is_read_as_the_standard_library_reads_it(text in "-?(0|[1-9][0-9]{0,21})(\\.[0-9]{1,24})?([eE][+-]?[0-9]{1,2})?") {
             let (exact32, exact64): (f32, f64) = (text.parse().unwrap(), text.parse().unwrap());
-            prop_assert_eq!(float64(text.as_bytes()).map(|(v, n)| (v.to_bits(), n)), Ok((exact64.to_bits(), text.len())));
-            match float32(text.as_bytes()) {
+            prop_assert_eq!(alone_and_within(float64, &text).map(|(v, n)| (v.to_bits(), n)), Ok((exact64.to_bits(), text.len())));
+            match alone_and_within(float32, &text) {
                 Ok((value, _)) => prop_assert_eq!(value.to_bits(), exact32.to_bits()),
                 Err(_) => prop_assert!(exact32.is_infinite()),
             }
@@ -422,15 +444,15 @@ mod tests {
         fn every_f32_reads_back_from_its_shortest_and_from_its_longest_text(bits: u32) {
             let value = f32::from_bits(bits);
             prop_assume!(value.is_finite());
-            prop_assert_eq!(float32(format!("{value:?}").as_bytes()).unwrap().0.to_bits(), bits);
-            prop_assert_eq!(float32(format!("{:?}", f64::from(value)).as_bytes()).unwrap().0.to_bits(), bits);
-            prop_assert_eq!(float32(format!("{value:.60e}").as_bytes()).unwrap().0.to_bits(), bits);
+            prop_assert_eq!(alone_and_within(float32, &format!("{value:?}")).unwrap().0.to_bits(), bits);
+            prop_assert_eq!(alone_and_within(float32, &format!("{:?}", f64::from(value))).unwrap().0.to_bits(), bits);
+            prop_assert_eq!(alone_and_within(float32, &format!("{value:.60e}")).unwrap().0.to_bits(), bits);
         }
 
         #[test]
         fn every_f64_between_zero_and_a_million_reads_back_from_its_shortest_text(value in 0.0_f64..1e6, small in 0.0_f64..1.0) {
             for value in [value, small, -value] {
-                prop_assert_eq!(float64(format!("{value:?}").as_bytes()).unwrap().0.to_bits(), value.to_bits());
+                prop_assert_eq!(alone_and_within(float64, &format!("{value:?}")).unwrap().0.to_bits(), value.to_bits());
             }
         }
 
@@ -439,14 +461,14 @@ mod tests {
             // Above 2^53 every other whole number is half way; a digit behind the point decides.
             let text = format!("{whole}.{tail}");
             let exact: f64 = text.parse().unwrap();
-            prop_assert_eq!(float64(text.as_bytes()).unwrap().0.to_bits(), exact.to_bits());
+            prop_assert_eq!(alone_and_within(float64, &text).unwrap().0.to_bits(), exact.to_bits());
         }
 
         #[test]
         fn every_whole_number_reads_back(value: i64, unsigned: u64) {
-            prop_assert_eq!(integer::<i64>(value.to_string().as_bytes()).unwrap().0, value);
-            prop_assert_eq!(integer::<u64>(unsigned.to_string().as_bytes()).unwrap().0, unsigned);
-            prop_assert_eq!(integer::<i32>(value.to_string().as_bytes()).ok().map(|(v, _)| v), i32::try_from(value).ok());
+            prop_assert_eq!(alone_and_within(integer::<i64>, &value.to_string()).unwrap().0, value);
+            prop_assert_eq!(alone_and_within(integer::<u64>, &unsigned.to_string()).unwrap().0, unsigned);
+            prop_assert_eq!(alone_and_within(integer::<i32>, &value.to_string()).ok().map(|(v, _)| v), i32::try_from(value).ok());
         }
     }
 }

@@ -86,6 +86,14 @@ impl Blocks {
         found
     }
 
+    /// Blocks that a sequence holds are used by another one as well.
+    pub(super) fn share(&mut self, blocks: &[u32]) -> Vec<u32> {
+        for &id in blocks {
+            self.all[id as usize].users += 1;
+        }
+        blocks.to_vec()
+    }
+
     /// Makes the full block `at` of a sequence known by its tokens. Where another block holds the same, that one stays known.
     pub(super) fn publish(&mut self, blocks: &[u32], at: usize, tokens: &[u32]) {
         let before = match at.checked_sub(1) {
@@ -171,6 +179,18 @@ mod tests {
         blocks.release(&mut other);
         assert_eq!(blocks.free(), 8);
         assert_eq!(blocks.reuse(&first).len(), 3, "nobody needs them, and still they are there");
+    }
+
+    #[test]
+    fn blocks_that_two_share_are_free_once_both_let_go() {
+        let mut blocks = Blocks::new(4);
+        let mut one = vec![blocks.take().unwrap(), blocks.take().unwrap()];
+        let mut other = blocks.share(&one);
+        assert_eq!((&other, blocks.free()), (&one, 2));
+        blocks.release(&mut one);
+        assert_eq!(blocks.free(), 2);
+        blocks.release(&mut other);
+        assert_eq!(blocks.free(), 4);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From an ONNX file to a session: the options each session gets, and what a failed load says.
 
+use super::optimised::entry::{WEIGHTS, WEIGHTS_BYTES_MIN};
 use super::{LoadError, LoadOptions, OnnxConfig, appearance, words};
 use ort::environment::Environment;
 use ort::ep::{CPU, CUDA, ExecutionProvider};
@@ -34,13 +35,15 @@ pub(super) fn session(
     }
 }
 
-/// Optimises a model and writes the graph to a file. The session itself is dropped.
+/// Optimises a model and writes the graph to a file, and its larger weights to one beside it. The session itself is dropped.
 ///
 /// # Errors
 /// ONNX Runtime's own; whatever lies at `graph` then is of no use.
 pub(super) fn optimised(environment: &Environment, model: &Path, graph: &Path, config: &OnnxConfig) -> ort::Result<()> {
     builder(environment, config, &LoadOptions::default(), (Done::Nothing, Processor::Cpu))?
         .with_optimized_model_path(graph)?
+        .with_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)?
+        .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", WEIGHTS_BYTES_MIN)?
         .commit_from_file(model)
         .map(drop)
 }

@@ -94,7 +94,7 @@ impl OnnxLoader {
         let load = |file: &Path, done| load::session(library.environment(), file, &self.config, options, (done, Processor::Cpu));
         let Some(graphs) = &self.graphs else { return load(file, Done::Nothing) };
         if let Some(kept) = graphs.find(file, library) {
-            match load(&kept.graph, Done::Optimised) {
+            match load(&kept.graph(), Done::Optimised) {
                 Ok(session) => return Ok(session),
                 Err(error) => OptimisedGraphs::forget(&kept, &error.to_string()),
             }

@@ -222,7 +222,7 @@ impl Scheduler {
         let mut begun = 0;
         while self.running.len() < self.parts.config.running_max {
             let Some(lane) = self.waiting.iter().position(|lane| !lane.is_empty()) else { break };
-            let needed = self.waiting[lane].front().map_or(0, |sequence| sequence.blocks_for(sequence.tokens.len()) + 1);
+            let needed = self.waiting[lane].front().map_or(0, |sequence| self.needed(sequence));
             // With nothing running all blocks are free, and a prompt that they do not hold was refused.
             if needed > self.blocks.free() && !self.running.is_empty() {
                 break;
@@ -233,6 +233,12 @@ impl Scheduler {
             begun += 1;
         }
         self.left_the_line(begun);
+    }
+
+    /// Blocks that a sequence needs to begin, and one for its answer.
+    fn needed(&self, sequence: &Sequence) -> usize {
+        let shared = if self.running.iter().any(|other| other.has_text_of(sequence)) { sequence.text_blocks } else { 0 };
+        sequence.blocks_for(sequence.tokens.len()) - shared + 1
     }
 
     /// Finds what is there already of a sequence's beginning. Its last token is always computed: its logits are wanted.
@@ -272,6 +278,7 @@ impl Scheduler {
             if part.sequence >= self.running.len() {
                 break;
             }
+            self.share_text(part.sequence);
             let needed = self.running[part.sequence].blocks_for(self.running[part.sequence].computed + part.tokens);
             let mut gone = false;
             while self.running[part.sequence].blocks.len() < needed {
@@ -292,6 +299,19 @@ impl Scheduler {
         }
         parts.retain(|part| part.sequence < self.running.len());
         parts
+    }
+
+    /// A sequence without blocks looks at the text that was read, or is read in this step, for another choice of its request.
+    fn share_text(&mut self, at: usize) {
+        let sequence = &self.running[at];
+        if !sequence.blocks.is_empty() {
+            return;
+        }
+        let other =
+            self.running.iter().filter(|other| other.has_text_of(sequence)).find_map(|other| Some((other.text_held()?, other.unread)));
+        let Some((text, unread)) = other else { return };
+        let blocks = self.blocks.share(text);
+        (self.running[at].blocks, self.running[at].unread) = (blocks, unread);
     }
 
     /// The answer that began last goes back to the front of its line; it reads its tokens again later.
@@ -316,7 +336,13 @@ impl Scheduler {
         };
         let segments: Vec<Segment<'_>> = parts.iter().map(segment).collect();
         let unread = parts.iter().map(|part| &self.running[part.sequence]).filter(|sequence| sequence.unread);
-        let texts: Vec<Text<'_>> = unread.map(Sequence::text).collect();
+        let mut texts: Vec<Text<'_>> = Vec::new();
+        for text in unread.map(Sequence::text) {
+            // Those that share a text have it in the same blocks.
+            if texts.iter().all(|other| other.blocks != text.blocks) {
+                texts.push(text);
+            }
+        }
         let Parts { model, inbox, .. } = &mut self.parts;
         let threads = model.threads();
         let (logits, mut outcome) = (&mut self.logits, Ok(()));

@@ -13,26 +13,45 @@ pub(super) struct Part {
 /// One token for each answer that grows; what is left of the budget for those that read, in fair shares: who needs less
 /// than its share leaves the rest to the others. In the order in which sequences began.
 pub(super) fn plan(running: &[Sequence], budget: usize) -> Vec<Part> {
-    let texts: Vec<usize> = running.iter().map(Sequence::unread_tokens).collect();
+    let texts: Vec<Unread> = (0..running.len()).map(|at| unread(running, at)).collect();
     let pending = running.iter().zip(turns(&texts, budget));
     let pending: Vec<(usize, bool)> =
         pending.map(|(sequence, turn)| if turn { (sequence.pending(), sequence.is_reading()) } else { (0, true) }).collect();
     shares(&pending, budget)
 }
 
+/// What an encoder has yet to read for a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unread {
+    /// So many tokens; none where there is no encoder or all was read.
+    Tokens(usize),
+    /// What it reads for the sequence at this place, which is another choice of the same request.
+    With(usize),
+}
+
+fn unread(running: &[Sequence], at: usize) -> Unread {
+    let sequence = &running[at];
+    let tokens = sequence.unread_tokens();
+    let other = if tokens == 0 { None } else { running[..at].iter().position(|other| other.has_text_of(sequence)) };
+    other.map_or(Unread::Tokens(tokens), Unread::With)
+}
+
 /// Whose turn it is, by the tokens of the texts that encoders have yet to read: who has none, and as many others as the budget
 /// holds. A text is read at once, so the first one comes however long it is.
-fn turns(texts: &[usize], budget: usize) -> Vec<bool> {
-    let mut left = Some(budget);
-    let turn = |&text: &usize| {
-        if text == 0 {
-            return true;
-        }
-        let first = left == Some(budget);
-        left = left.and_then(|left| left.checked_sub(text)).or(if first { Some(0) } else { None });
-        left.is_some()
-    };
-    texts.iter().map(turn).collect()
+fn turns(texts: &[Unread], budget: usize) -> Vec<bool> {
+    let (mut left, mut turns) = (Some(budget), Vec::new());
+    for text in texts {
+        turns.push(match *text {
+            Unread::Tokens(0) => true,
+            Unread::With(other) => turns[other],
+            Unread::Tokens(tokens) => {
+                let first = left == Some(budget);
+                left = left.and_then(|left| left.checked_sub(tokens)).or(if first { Some(0) } else { None });
+                left.is_some()
+            }
+        });
+    }
+    turns
 }
 
 fn shares(pending: &[(usize, bool)], budget: usize) -> Vec<Part> {
@@ -92,8 +111,16 @@ mod tests {
 
     #[test]
     fn encoders_read_as_many_texts_as_a_step_holds_and_at_least_one() {
-        assert_eq!(turns(&[0, 100, 0, 100, 100, 10], 256), [true, true, true, true, false, false]);
-        assert_eq!(turns(&[1000, 0, 1], 256), [true, true, false]);
-        assert_eq!(turns(&[0, 0], 256), [true, true]);
+        let turns = |texts: &[usize]| turns(&texts.iter().copied().map(Unread::Tokens).collect::<Vec<_>>(), 256);
+        assert_eq!(turns(&[0, 100, 0, 100, 100, 10]), [true, true, true, true, false, false]);
+        assert_eq!(turns(&[1000, 0, 1]), [true, true, false]);
+        assert_eq!(turns(&[0, 0]), [true, true]);
+    }
+
+    #[test]
+    fn choices_of_one_request_read_their_text_together() {
+        let texts = [Unread::Tokens(200), Unread::With(0), Unread::With(0), Unread::Tokens(100), Unread::With(3), Unread::Tokens(0)];
+        assert_eq!(turns(&texts, 256), [true, true, true, false, false, true]);
+        assert_eq!(turns(&texts, 300), [true; 6]);
     }
 }

@@ -52,7 +52,7 @@ pub(super) struct Sequence {
     begins: bool,
     /// Whether an encoder still has to read the prompt; never where there is none.
     pub(super) unread: bool,
-    /// The first blocks, which hold what an encoder made of the prompt.
+    /// The first blocks, which hold what an encoder made of the prompt. Choices of one request share them.
     pub(super) text_blocks: usize,
     /// Tokens whose keys and values are there.
     pub(super) computed: usize,
@@ -133,6 +133,16 @@ impl Sequence {
     pub(super) fn text(&self) -> Text<'_> {
         let (blocks, _) = self.blocks.split_at(self.text_blocks);
         if self.text_blocks == 0 { Text { tokens: &[], blocks } } else { Text { tokens: &self.asked.request.prompt, blocks } }
+    }
+
+    /// Whether an encoder reads the same for both, because they are choices of one request.
+    pub(super) fn has_text_of(&self, other: &Self) -> bool {
+        self.text_blocks > 0 && Arc::ptr_eq(&self.asked, &other.asked)
+    }
+
+    /// The blocks of its text, once it has them.
+    pub(super) fn text_held(&self) -> Option<&[u32]> {
+        self.blocks.get(..self.text_blocks).filter(|blocks| !blocks.is_empty())
     }
 
     /// The blocks of its tokens.

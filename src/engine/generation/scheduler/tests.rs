@@ -1,15 +1,20 @@
 //! A tiny model with random weights, asked in all the ways a scheduler must get right.
 
-use crate::engine::generation::decoder::Names;
+use super::{Inbox, Parts, run};
+use crate::engine::generation::decoder::{Names, Segment};
+use crate::engine::generation::events::generation;
 use crate::engine::generation::model::{Ingredients, Kind, Wishes, start};
 use crate::engine::generation::samples::{Weights, llama};
 use crate::engine::generation::scripted::{END, byte_tokenizer};
+use crate::engine::generation::steps::{Steps, Text};
 use crate::engine::generation::{
     Allowed, Event, FinishReason, Finished, GenerateRequest, Generation, GenerationConfig, Generator, GeneratorInfo, Sampling, SubmitError,
     Token, TokenMask,
 };
 use crate::engine::{LoadOptions, LoadedModel};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 fn model(config: &GenerationConfig) -> Arc<dyn LoadedModel> {
@@ -207,4 +212,109 @@ fn who_leaves_stops_and_who_comes_too_late_is_told() {
     let heard = hear(last);
     assert_eq!(heard.finished[0].reason, FinishReason::Cancelled);
     assert_eq!(generator.submit(long()).unwrap_err(), SubmitError::Closed);
+}
+
+/// A model whose encoder keeps texts by their blocks, and whose answers say the text again and again.
+#[derive(Debug)]
+struct Echo {
+    blocks: usize,
+    texts: HashMap<Vec<u32>, Vec<u32>>,
+    read: Arc<AtomicUsize>,
+}
+
+impl Steps for Echo {
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    fn vocabulary(&self) -> usize {
+        256
+    }
+
+    fn read(&mut self, texts: &[Text<'_>]) {
+        self.read.fetch_add(texts.len(), Ordering::Relaxed);
+        for text in texts {
+            self.write_over(text.blocks);
+            self.texts.insert(text.blocks.to_vec(), text.tokens.to_vec());
+        }
+    }
+
+    fn step(&mut self, segments: &[Segment<'_>], wanted: &[usize], logits: &mut Vec<f32>) -> Result<(), String> {
+        let mut next = Vec::new();
+        for segment in segments {
+            self.write_over(segment.blocks);
+            let text = self.texts.get(segment.text.blocks).expect("the text was read and nothing was written over it");
+            next.extend((segment.position..segment.position + segment.tokens.len()).map(|position| text[position % text.len()]));
+        }
+        logits.clear();
+        logits.resize(wanted.len() * self.vocabulary(), 0.0);
+        for (row, &token) in logits.chunks_mut(256).zip(wanted) {
+            row[next[token] as usize] = 9.0;
+        }
+        Ok(())
+    }
+}
+
+impl Echo {
+    fn write_over(&mut self, blocks: &[u32]) {
+        self.texts.retain(|held, _| held.iter().all(|block| !blocks.contains(block)));
+    }
+}
+
+/// What these requests heard that were all there before the first step, and how many texts the encoder read for them.
+fn echoed(blocks: usize, requests: Vec<GenerateRequest>) -> (Vec<Heard>, usize) {
+    let info =
+        GeneratorInfo { encoder_decoder: true, context_length: 100, vocabulary: 256, eos_ids: vec![END], ..GeneratorInfo::default() };
+    let (info, config, inbox, read) = (Arc::new(info), GenerationConfig::default(), Arc::new(Inbox::default()), Arc::default());
+    let submit = |request: GenerateRequest| {
+        let (sink, generation) = generation(1000);
+        inbox.submit(request, sink, &info, &config).unwrap();
+        generation
+    };
+    let generations: Vec<Generation> = requests.into_iter().map(submit).collect();
+    let model = Box::new(Echo { blocks, texts: HashMap::new(), read: Arc::clone(&read) });
+    let (inbox_of, info_of) = (Arc::clone(&inbox), Arc::clone(&info));
+    let parts = Parts { inbox: inbox_of, info: info_of, tokenizer: Arc::new(byte_tokenizer()), config: config.clone(), model };
+    let thread = std::thread::spawn(move || run(parts));
+    let heard = generations.into_iter().map(hear).collect();
+    inbox.end();
+    thread.join().unwrap();
+    (heard, read.load(Ordering::Relaxed))
+}
+
+fn assert_echo(heard: &Heard, text: &[u32], tokens: usize) {
+    assert!(!heard.finished.is_empty());
+    for finished in &heard.finished {
+        assert_eq!(finished.reason, FinishReason::Length);
+        let expected: Vec<u32> = text.iter().copied().cycle().take(tokens).collect();
+        assert_eq!(heard.ids(finished.choice), expected, "choice {}", finished.choice);
+    }
+}
+
+#[test]
+fn choices_of_one_request_share_what_an_encoder_read_for_them() {
+    let (one, other) = (prompt(40, 1), prompt(33, 2));
+    let request = |text: &Vec<u32>, choices| GenerateRequest { choices, ..greedy(text.clone(), 60) };
+    // Two texts of three blocks and seven answers of four.
+    let (heard, read) = echoed(2 * 3 + 7 * 4, vec![request(&one, 4), request(&other, 3)]);
+    assert_eq!((heard[0].finished.len(), heard[1].finished.len(), read), (4, 3, 2));
+    assert_echo(&heard[0], &one, 60);
+    assert_echo(&heard[1], &other, 60);
+    let (heard, read) = echoed(40, vec![request(&one, 1), request(&one, 1)]);
+    assert_eq!(read, 2, "requests have nothing in common");
+    assert_echo(&heard[1], &one, 60);
+}
+
+#[test]
+fn choices_that_had_to_give_way_find_the_text_that_another_one_holds() {
+    let text = prompt(40, 1);
+    // One text of three blocks, and room for two answers of four and a bit.
+    let (heard, read) = echoed(3 + 2 * 4 + 2, vec![GenerateRequest { choices: 4, ..greedy(text.clone(), 60) }]);
+    assert_eq!(heard[0].finished.len(), 4);
+    assert_echo(&heard[0], &text, 60);
+    assert!(read < 4, "{read} texts were read for four answers");
 }

@@ -1,8 +1,8 @@
 //! Optimised graphs on disk: a model that was loaded once is loaded again without being optimised again.
 //!
 //! ```text
-//! graphs/KEY.onnx    a graph as ONNX Runtime optimised it; KEY is the SHA-256 of the model's bytes and of all that
-//!                    decides the result: the library's version, the CPU, the options
+//! graphs/KEY/        a graph as ONNX Runtime optimised it and its weights; KEY is the SHA-256 of the model's bytes and of
+//!                    all that decides the result: the library's version, the CPU, the options
 //! notes/KEY.json     for one file on disk (device, inode, size, times): which graph is its own
 //! partial/           what is being written; a daemon that dies leaves something here, swept later
 //! ```
@@ -11,6 +11,7 @@
 
 mod content;
 mod cpu;
+pub(super) mod entry;
 mod identity;
 mod note;
 mod sweep;
@@ -18,7 +19,7 @@ mod write;
 
 use super::{OnnxConfig, library::Library};
 use crate::observe;
-use content::read_through;
+use entry::{Entry, unless_gone};
 use identity::Identity;
 use note::Note;
 use sha2::{Digest, Sha256};
@@ -68,8 +69,15 @@ pub(super) struct Job {
 /// A kept graph that fits a model's file.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) graph: PathBuf,
+    entry: Entry,
     note: PathBuf,
+}
+
+impl Kept {
+    /// The file to load.
+    pub(super) fn graph(&self) -> PathBuf {
+        self.entry.graph()
+    }
 }
 
 #[derive(Debug)]
@@ -188,22 +196,23 @@ impl Shared {
         let source = Identity::of(file).ok()?;
         let path = self.note_of(&source, library);
         let note = Note::read(&path)?;
-        let kept = Kept { graph: self.graphs().join(&note.graph), note: path };
+        let kept = Kept { entry: Entry::at(self.graphs().join(&note.graph)), note: path };
         if note.source != source || !self.is_whole(&note, &kept) {
             discard(&kept);
             return None;
         }
+        kept.entry.read_ahead();
         note::used(&kept.note);
         Some(kept)
     }
 
     /// Whether a graph is what was written: the very same file untouched, or one with the same content.
     fn is_whole(&self, note: &Note, kept: &Kept) -> bool {
-        let Ok(identity) = Identity::of(&kept.graph) else { return false };
+        let Ok(identity) = kept.entry.identity() else { return false };
         if identity == note.identity {
             return true;
         }
-        let same = read_through(&kept.graph, "").is_ok_and(|content| content.sha256 == note.sha256);
+        let same = kept.entry.sha256().is_ok_and(|sha256| sha256 == note.sha256);
         if same {
             // The folder was copied or restored.
             let _ = Note { identity, ..note.clone() }.write(&kept.note, &self.partial());
@@ -234,16 +243,12 @@ impl Shared {
 
 /// All that decides what a graph becomes, but the model. Its first word changes when the code that optimises does.
 fn settings(library: &Library) -> String {
-    format!("1 all {} {}", library.info().version, cpu::description())
+    format!("2 all {} {}", library.info().version, cpu::description())
 }
 
 fn discard(kept: &Kept) {
-    for path in [&kept.note, &kept.graph] {
-        if let Err(error) = fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::debug!(%error, path = %path.display(), "not deleted");
-        }
+    if let Err(error) = unless_gone(fs::remove_file(&kept.note)).and_then(|()| kept.entry.remove()) {
+        tracing::debug!(%error, path = %kept.entry.folder().display(), "not deleted");
     }
 }
 

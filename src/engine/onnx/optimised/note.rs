@@ -16,11 +16,11 @@ const BYTES_MAX: u64 = 4096;
 pub(super) struct Note {
     /// The model's file.
     pub(super) source: Identity,
-    /// The graph's file name.
+    /// The name of the graph's folder.
     pub(super) graph: String,
-    /// The graph's file as it was written.
-    pub(super) identity: Identity,
-    /// Of the graph's content, in hexadecimal digits.
+    /// The graph's file and that of its weights as they were written.
+    pub(super) identity: [Identity; 2],
+    /// Of their content, in hexadecimal digits.
     pub(super) sha256: String,
 }
 
@@ -30,7 +30,7 @@ impl Note {
         let small = fs::metadata(path).is_ok_and(|file| file.len() <= BYTES_MAX);
         let note: Self = serde_json::from_slice(&small.then(|| fs::read(path).ok()).flatten()?).ok()?;
         // A graph is a name in its folder, never a way out of it.
-        let plain = note.graph.chars().all(|c| c.is_ascii_alphanumeric() || c == '.');
+        let plain = !note.graph.is_empty() && note.graph.chars().all(|c| c.is_ascii_alphanumeric());
         plain.then_some(note)
     }
 

@@ -1,6 +1,7 @@
 //! Keeps the graphs within their bound: the longest unused are deleted first, and what a dead daemon left.
 
 use super::Shared;
+use super::entry::{Entry, unless_gone};
 use super::note::Note;
 use std::collections::BTreeMap;
 use std::fs::{self, DirEntry};
@@ -18,16 +19,21 @@ impl Shared {
     /// Deletes what is too much.
     pub(super) fn sweep(&self) -> io::Result<()> {
         let now = SystemTime::now();
-        for (path, used) in files(&self.partial())? {
+        for (path, used) in listed(&self.partial())? {
             if now.duration_since(used).is_ok_and(|age| age > ABANDONED) {
                 remove(&path)?;
             }
         }
         let last_uses = self.last_uses()?;
         let mut graphs: Vec<(SystemTime, PathBuf, u64)> = Vec::new();
-        for (path, written) in files(&self.graphs())? {
-            let bytes = fs::metadata(&path).map_or(0, |file| file.len());
+        for (path, written) in listed(&self.graphs())? {
+            // A lone file is a graph as older versions kept it.
+            if path.is_file() {
+                remove(&path)?;
+                continue;
+            }
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let bytes = Entry::at(path.clone()).bytes();
             graphs.push((last_uses.get(&name).copied().unwrap_or(written), path, bytes));
         }
         graphs.sort();
@@ -44,12 +50,12 @@ impl Shared {
 
     /// When each graph was last used; notes without a graph, and those that are too many, are deleted on the way.
     fn last_uses(&self) -> io::Result<BTreeMap<String, SystemTime>> {
-        let mut notes = files(&self.notes())?;
+        let mut notes = listed(&self.notes())?;
         notes.sort_by_key(|(_, used)| std::cmp::Reverse(*used));
         let mut last_uses = BTreeMap::new();
         for (at, (path, used)) in notes.into_iter().enumerate() {
             match Note::read(&path) {
-                Some(note) if at < NOTES_MAX && self.graphs().join(&note.graph).is_file() => {
+                Some(note) if at < NOTES_MAX && Entry::at(self.graphs().join(&note.graph)).is_there() => {
                     last_uses.entry(note.graph).or_insert(used);
                 }
                 _ => remove(&path)?,
@@ -59,8 +65,8 @@ impl Shared {
     }
 }
 
-/// The files of a folder and when each was last written.
-fn files(folder: &Path) -> io::Result<Vec<(PathBuf, SystemTime)>> {
+/// What lies in a folder and when each was last written.
+fn listed(folder: &Path) -> io::Result<Vec<(PathBuf, SystemTime)>> {
     let entry = |entry: io::Result<DirEntry>| {
         let entry = entry?;
         match entry.metadata().and_then(|file| file.modified()) {
@@ -73,8 +79,5 @@ fn files(folder: &Path) -> io::Result<Vec<(PathBuf, SystemTime)>> {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    if path.is_dir() { Entry::at(path.to_owned()).remove() } else { unless_gone(fs::remove_file(path)) }
 }

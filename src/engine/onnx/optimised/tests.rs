@@ -52,6 +52,11 @@ impl House {
         fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
     }
 
+    /// The only kept graph.
+    fn entry(&self) -> Entry {
+        Entry::at(self.files("graphs").remove(0))
+    }
+
     /// A model's file of its own, whose content may change.
     fn copy(&self, fixture_name: &str, name: &str) -> PathBuf {
         fs::copy(fixture(fixture_name), self.path("copying")).unwrap();
@@ -133,14 +138,16 @@ fn a_damaged_graph_is_deleted_and_the_model_loads_as_always() {
     let whole = {
         let house = House::new(u64::MAX);
         house.load(&fixture("mlp.onnx"));
-        fs::read(&house.files("graphs")[0]).unwrap()
+        fs::read(house.entry().graph()).unwrap()
     };
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 0x40;
-    for damage in [&whole[..whole.len() / 2], &[], &flipped, b"no graph at all"] {
+    let graphs =
+        [&whole[..whole.len() / 2], &[], &flipped, b"no graph at all"].map(|damage| (Entry::graph as fn(&Entry) -> PathBuf, damage));
+    for (file, damage) in graphs.into_iter().chain([(Entry::weights as fn(&Entry) -> PathBuf, &b"weights of another model"[..])]) {
         let house = House::new(u64::MAX);
         house.load(&fixture("mlp.onnx"));
-        fs::write(&house.files("graphs")[0], damage).unwrap();
+        fs::write(file(&house.entry()), damage).unwrap();
         assert!(!house.is_kept(&fixture("mlp.onnx")));
         assert!(house.files("graphs").is_empty() && house.files("notes").is_empty());
         assert_eq!(answer(&house.load(&fixture("mlp.onnx"))), right);
@@ -153,14 +160,14 @@ fn a_graph_that_does_not_load_is_deleted_though_its_checksum_is_right() {
     let house = House::new(u64::MAX);
     let model = fixture("mlp.onnx");
     house.load(&model);
-    let (graph, note) = (house.files("graphs").remove(0), house.files("notes").remove(0));
-    fs::write(&graph, "no graph at all").unwrap();
+    let (entry, note) = (house.entry(), house.files("notes").remove(0));
+    fs::write(entry.graph(), "no graph at all").unwrap();
     let old = Note::read(&note).unwrap();
-    let new = Note { identity: Identity::of(&graph).unwrap(), ..old };
+    let new = Note { identity: entry.identity().unwrap(), ..old };
     fs::write(&note, serde_json::to_vec(&new).unwrap()).unwrap();
     assert!(house.is_kept(&model));
     assert_eq!(answer(&house.load(&model)), answer(&plain().load(&model, &LoadOptions::default()).unwrap()));
-    assert_eq!(fs::read(&graph).unwrap()[..4], fs::read(house.files("graphs").remove(0)).unwrap()[..4], "it was written anew");
+    assert_ne!(fs::read(entry.graph()).unwrap(), b"no graph at all", "it was written anew");
 }
 
 #[test]
@@ -170,8 +177,8 @@ fn damaged_and_foreign_notes_are_passed_over() {
     house.load(&model);
     let note = house.files("notes").remove(0);
     let good = Note::read(&note).unwrap();
-    let outside = Note { graph: "../../etc/passwd".to_owned(), ..good };
-    for content in [b"".to_vec(), b"{\"source\": 1".to_vec(), vec![b'x'; 9000], serde_json::to_vec(&outside).unwrap()] {
+    let outside = ["../../etc", "..", ""].map(|graph| serde_json::to_vec(&Note { graph: graph.to_owned(), ..good.clone() }).unwrap());
+    for content in [b"".to_vec(), b"{\"source\": 1".to_vec(), vec![b'x'; 9000]].into_iter().chain(outside) {
         fs::write(&note, content).unwrap();
         assert!(!house.is_kept(&model));
         house.load(&model);
@@ -184,9 +191,10 @@ fn a_folder_that_was_copied_serves_where_it_lies_now() {
     let house = House::new(u64::MAX);
     let model = fixture("mlp.onnx");
     house.load(&model);
-    for folder in ["graphs", "notes"] {
+    let graph = Path::new("graphs").join(house.entry().folder().file_name().unwrap());
+    for folder in [&graph, Path::new("notes")] {
         fs::create_dir_all(house.path("moved").join(folder)).unwrap();
-        for file in house.files(folder) {
+        for file in house.files(folder.to_str().unwrap()) {
             fs::copy(&file, house.path("moved").join(folder).join(file.file_name().unwrap())).unwrap();
         }
     }
@@ -211,7 +219,7 @@ fn the_longest_unused_graphs_go_when_there_are_too_many_bytes() {
     for name in names {
         all.load(&fixture(name));
     }
-    let total: u64 = all.files("graphs").iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    let total: u64 = all.files("graphs").into_iter().map(|folder| Entry::at(folder).bytes()).sum();
     let house = House::new(total - 1);
     let used = |name: &str| {
         let note = house.loader().graphs.unwrap().shared.note_of(&Identity::of(&fixture(name)).unwrap(), plain_library());
@@ -239,10 +247,78 @@ fn models_with_weights_in_other_files_are_left_alone() {
 fn what_a_dead_daemon_left_is_neither_used_nor_kept() {
     let house = House::new(u64::MAX);
     fs::create_dir_all(house.path("cache/partial")).unwrap();
-    let left = house.path("cache/partial/1.abc.onnx");
-    fs::write(&left, "half a graph").unwrap();
+    let left = Entry::create(house.path("cache/partial/abc")).unwrap();
+    fs::write(left.graph(), "half a graph").unwrap();
+    fs::write(house.path("cache/partial/note.json"), "half a note").unwrap();
     let long_ago = std::time::SystemTime::now() - Duration::from_hours(2);
-    fs::File::options().write(true).open(&left).unwrap().set_modified(long_ago).unwrap();
+    for path in house.files("partial") {
+        fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+    }
+    // A graph as it was kept before its weights had a file of their own.
+    fs::create_dir_all(house.path("cache/graphs")).unwrap();
+    fs::write(house.path("cache/graphs/0123.onnx"), "a graph").unwrap();
     house.load(&fixture("mlp.onnx"));
     assert!(house.files("partial").is_empty());
+    assert_eq!(house.files("graphs").len(), 1);
+}
+
+#[test]
+fn a_graph_of_which_only_half_is_left_is_written_anew() {
+    let house = House::new(u64::MAX);
+    let model = fixture("mlp.onnx");
+    let right = answer(&house.load(&model));
+    for half in [house.entry().graph(), house.entry().weights()] {
+        fs::remove_file(half).unwrap();
+        assert!(!house.is_kept(&model));
+        assert_eq!(answer(&house.load(&model)), right);
+        assert!(house.is_kept(&model));
+    }
+}
+
+/// A model that multiplies with 4 x 16,384 numbers, as ONNX writes it.
+fn large_weights() -> Vec<u8> {
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2];
+        let mut rest = content.len();
+        while rest > 127 {
+            bytes.push(u8::try_from(rest & 127).unwrap() | 128);
+            rest >>= 7;
+        }
+        bytes.push(u8::try_from(rest).unwrap());
+        [bytes.as_slice(), content].concat()
+    }
+    let value = |name: &str, rows: u8, columns: &[u8]| {
+        let dimension = |size: &[u8]| field(1, &[&[8_u8], size].concat());
+        let shape = field(2, &[dimension(&[rows]), dimension(columns)].concat());
+        [field(1, name.as_bytes()), field(2, &field(1, &[&[8_u8, 1][..], &shape].concat()))].concat()
+    };
+    let numbers: Vec<u8> = (0..=u16::MAX).flat_map(|at| (f32::from(at % 251) / 256.0 - 0.5).to_le_bytes()).collect();
+    let matrix = [&[8_u8, 4, 8, 128, 128, 1, 16, 1][..], &field(8, b"w"), &field(9, &numbers)].concat();
+    let node = [field(1, b"x"), field(1, b"w"), field(2, b"y"), field(4, b"MatMul")].concat();
+    let graph = [
+        field(1, &node),
+        field(2, b"large"),
+        field(5, &matrix),
+        field(11, &value("x", 1, &[4])),
+        field(12, &value("y", 1, &[128, 128, 1])),
+    ]
+    .concat();
+    [&[8_u8, 8][..], &field(7, &graph), &field(8, &[16, 17])].concat()
+}
+
+#[test]
+fn large_weights_lie_beside_the_graph_and_answer_the_same() {
+    let house = House::new(u64::MAX);
+    let model = house.path("large.onnx");
+    fs::write(&model, large_weights()).unwrap();
+    let right = answer(&plain().load(&model, &LoadOptions::default()).unwrap());
+    assert_eq!(right[0].shape(), [1, 16384]);
+    assert_eq!(answer(&house.load(&model)), right);
+    assert!(fs::metadata(house.entry().weights()).unwrap().len() >= 1 << 18);
+    assert!(fs::metadata(house.entry().graph()).unwrap().len() < 1 << 16);
+    let kept = house.load(&model);
+    assert_eq!(answer(&kept), right);
+    // Deleted files stay as long as a model has them.
+    house.entry().remove().unwrap();
+    assert_eq!(answer(&kept), right);
 }

@@ -2,11 +2,12 @@
 
 use super::super::load;
 use super::content::{Content, read_through};
+use super::entry::Entry;
 use super::identity::{Identity, is_fresh};
 use super::note::Note;
 use super::{Job, Shared, settings};
 use crate::engine::free_memory;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -29,39 +30,39 @@ impl Shared {
             fs::create_dir_all(folder)?;
         }
         let (source, content) = readable(&job.file, self.patience.tick, &settings(job.library))?;
-        let graph = self.graphs().join(format!("{}.onnx", content.sha256));
-        if !graph.is_file() {
-            self.optimise(job, &source, &graph)?;
+        let entry = Entry::at(self.graphs().join(&content.sha256));
+        if !entry.is_there() {
+            self.optimise(job, &source, &entry)?;
         }
-        let sha256 = read_through(&graph, "")?.sha256;
-        let note = Note { source, graph: format!("{}.onnx", content.sha256), identity: Identity::of(&graph)?, sha256 };
+        let note = Note { source, graph: content.sha256, identity: entry.identity()?, sha256: entry.sha256()? };
         note.write(&self.note_of(&note.source, job.library), &self.partial())?;
         self.sweep()
     }
 
-    fn optimise(&self, job: &Job, source: &Identity, graph: &Path) -> io::Result<()> {
-        let name = graph.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = self.partial().join(format!("{}.{name}", Uuid::new_v4().simple()));
-        let written = self.optimise_into(job, source, &temporary).and_then(|()| fs::rename(&temporary, graph));
-        written.inspect_err(|_| drop(fs::remove_file(&temporary)))
+    fn optimise(&self, job: &Job, source: &Identity, entry: &Entry) -> io::Result<()> {
+        // Half of one, if anything.
+        entry.remove()?;
+        let temporary = Entry::create(self.partial().join(Uuid::new_v4().simple().to_string()))?;
+        let written = self.optimise_into(job, source, &temporary).and_then(|()| temporary.move_to(entry));
+        written.inspect_err(|_| drop(temporary.remove()))
     }
 
-    fn optimise_into(&self, job: &Job, source: &Identity, temporary: &Path) -> io::Result<()> {
+    fn optimise_into(&self, job: &Job, source: &Identity, temporary: &Entry) -> io::Result<()> {
+        let graph = temporary.graph();
         // ONNX Runtime tells a full disk and a model it cannot write in the same way, so a probe comes first.
-        fs::copy(&job.file, temporary)?;
+        fs::copy(&job.file, &graph)?;
         match &self.program {
-            Some(program) => in_a_process(program, job, temporary)?,
-            None => in_this_process(job, temporary)?,
+            Some(program) => in_a_process(program, job, &graph)?,
+            None => in_this_process(job, &graph)?,
         }
         // Its key is made of what was read before; any change since then shows.
         if Identity::of(&job.file)? != *source {
             return Err(not_kept(CHANGED));
         }
-        let file = File::open(temporary)?;
-        if file.metadata()?.len() > self.bytes_max {
+        if temporary.bytes() > self.bytes_max {
             return Err(not_kept("its graph is larger than all that may be kept"));
         }
-        file.sync_all()
+        temporary.complete()
     }
 }
 
