@@ -48,6 +48,11 @@ cuda: setup ## compile target/release/kserved-cuda, which uses NVIDIA GPUs (fetc
 	$(PYTHON) scripts/cuda.py $(CARGO) build $(LOCKED) --release --features cuda --bin kserved-cuda
 	@scripts/place_binary.sh release kserved-cuda
 
+.PHONY: gpu-check
+gpu-check: ## hold the GPU's answers against the CPU's with target/release/kserved-cuda, and measure both (GPU_CHECK_ARGS)
+	@python="$$($(PYTHON) scripts/environment.py $(CLIENTS)/requirements.txt)"; \
+	"$$python" scripts/gpu_check.py $(GPU_CHECK_ARGS)
+
 .PHONY: debug
 debug: setup
 	$(CARGO) build $(LOCKED) --bin kserved
