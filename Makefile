@@ -113,7 +113,7 @@ bench-minilm: build ## a sentence encoder with and without batching against ONNX
 	$(call measure,minilm)
 
 .PHONY: bench-embeddings
-bench-embeddings: build ## embeddings over OpenAI's endpoint on Candle and ONNX against ONNX Runtime in process (and infinity, if given)
+bench-embeddings: build ## embeddings over OpenAI's endpoint on Candle and ONNX against ONNX Runtime in process (and infinity and text-embeddings-inference, if given)
 	$(call measure,embeddings)
 
 .PHONY: bench-many
