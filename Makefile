@@ -48,6 +48,11 @@ cuda: setup ## compile target/release/kserved-cuda, which uses NVIDIA GPUs (fetc
 	$(PYTHON) scripts/cuda.py $(CARGO) build $(LOCKED) --release --features cuda --bin kserved-cuda
 	@scripts/place_binary.sh release kserved-cuda
 
+.PHONY: gpu-check
+gpu-check: ## hold the GPU's answers against the CPU's with target/release/kserved-cuda, and measure both (GPU_CHECK_ARGS)
+	@python="$$($(PYTHON) scripts/environment.py $(CLIENTS)/requirements.txt)"; \
+	"$$python" scripts/gpu_check.py $(GPU_CHECK_ARGS)
+
 .PHONY: debug
 debug: setup
 	$(CARGO) build $(LOCKED) --bin kserved
@@ -114,7 +119,7 @@ bench-minilm: build ## a sentence encoder with and without batching against ONNX
 	$(call measure,minilm)
 
 .PHONY: bench-embeddings
-bench-embeddings: build ## embeddings over OpenAI's endpoint on Candle and ONNX against ONNX Runtime in process (and infinity, if given)
+bench-embeddings: build ## embeddings over OpenAI's endpoint on Candle and ONNX against ONNX Runtime in process (and infinity and text-embeddings-inference, if given)
 	$(call measure,embeddings)
 
 .PHONY: bench-many

@@ -1,6 +1,8 @@
-"""Sentence embeddings over OpenAI's endpoint: kserved on Candle and on ONNX Runtime against ONNX Runtime in process, and infinity.
+"""Sentence embeddings over OpenAI's endpoint: kserved on Candle and on ONNX Runtime against ONNX Runtime in process, infinity, and
+text-embeddings-inference.
 
-Run: make bench-embeddings    (BENCH_ARGS="--seconds 2 --rounds 1" for a short run, --infinity PYTHON for a Python that has infinity-emb)
+Run: make bench-embeddings    (BENCH_ARGS="--seconds 2 --rounds 1" for a short run, --infinity PYTHON for a Python that has infinity-emb,
+                              --tei PROGRAM for a text-embeddings-router)
 """
 
 import argparse
@@ -37,6 +39,7 @@ CALLERS = [1, 8, 32]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--infinity", type=pathlib.Path, help="an interpreter with infinity-emb[server,torch]")
+    parser.add_argument("--tei", type=pathlib.Path, help="text-embeddings-router, built with its features `candle,http,mkl`")
     parser.add_argument("--seconds", type=float, default=4, help="of each window")
     parser.add_argument("--rounds", type=int, default=3, help="all take turns so often; medians are told")
     options = tables.arguments(parser)
@@ -48,19 +51,19 @@ def main():
         onnx_bert.export_folder(source, export / "model.onnx")
         served = start(place, options, source, export)
         rivals = {"kserved, Candle": (served, "candle"), "kserved, ONNX": (served, "onnx")}
-        infinity = Infinity(options.infinity, source, place) if options.infinity else None
-        if infinity:
-            rivals["infinity"] = (infinity, "minilm")
+        commands = {"infinity": options.infinity and infinity(options.infinity), "text-embeddings-inference": options.tei and tei(options.tei)}
+        others = {name: Rival(command, source, place / name) for name, command in commands.items() if command}
+        rivals |= {name: (other, "minilm") for name, other in others.items()}
         try:
             rows = list(measured(rivals, InProcess(export), options))
         finally:
-            served.stop()
-            if infinity:
-                infinity.stop()
+            for server in [served, *others.values()]:
+                server.stop()
     lines = [
         tables.machine(f"make bench-embeddings BENCH_ARGS='--seconds {options.seconds:g} --rounds {options.rounds}'"),
         "all-MiniLM-L6-v2 in F32, texts of 18 tokens, over `/v1/embeddings` with vectors as base64. In process: tokenizer, ONNX Runtime, pooling "
-        "on as many threads as cores, one text or 32 a call. All take turns; medians of texts a second, and shares of in process.",
+        "on as many threads as cores, one text or 32 a call; one caller has all threads for its call. All take turns; medians of texts a second, "
+        "and shares of in process.",
         "",
         *tables.table(["request", "callers", "how", "texts/s", "p99 ms", "of in process (goal 0.97)"], rows),
     ]
@@ -72,7 +75,7 @@ def measured(rivals, in_process, options):
         for callers in CALLERS:
             floors, found = [], {rival: [] for rival in rivals}
             for _ in range(options.rounds):
-                floors.append(in_process.texts_per_s(size, options.seconds))
+                floors.append(in_process.texts_per_s(size, callers, options.seconds))
                 for rival, (server, model) in rivals.items():
                     found[rival].append(asked(server.http, model, size, callers, options.seconds))
             floor = statistics.median(floors)
@@ -113,34 +116,39 @@ def asked(address, model, size, callers, seconds):
 
 
 class InProcess:
-    """The floor: one session, as many callers as cores, each on one thread."""
+    """The floor: one session, and as many callers as cores, each on one thread; a single caller has all cores for each run."""
 
     def __init__(self, folder):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self.alone, self.shared = [self.session(folder, threads) for threads in (os.cpu_count(), 1)]
         self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_padding()
 
-    def run(self, texts):
+    @staticmethod
+    def session(folder, threads):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        return onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+
+    def run(self, session, texts):
         encodings = self.tokenizer.encode_batch(texts)
         ids, mask = [np.array([getattr(one, part) for one in encodings], dtype=np.int64) for part in ("ids", "attention_mask")]
-        hidden = self.session.run(None, {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})[0]
+        hidden = session.run(None, {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})[0]
         vectors = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    def texts_per_s(self, size, seconds):
+    def texts_per_s(self, size, callers, seconds):
         texts, until = [f"{TEXT} {at % 10}" for at in range(size)], time.monotonic() + seconds
+        session, loops = (self.alone, 1) if callers == 1 else (self.shared, os.cpu_count())
 
         def loop(_):
             count = 0
             while time.monotonic() < until:
-                self.run(texts)
+                self.run(session, texts)
                 count += size
             return count
 
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            return sum(pool.map(loop, range(os.cpu_count()))) / seconds
+        with concurrent.futures.ThreadPoolExecutor(loops) as pool:
+            return sum(pool.map(loop, range(loops))) / seconds
 
 
 def start(place, options, source, export):
@@ -153,25 +161,37 @@ def start(place, options, source, export):
     return running
 
 
-class Infinity:
-    """infinity's server over the same folder."""
+def infinity(python):
+    return [python.parent / "infinity_emb", "v2", "--served-model-name", "minilm", "--host", "127.0.0.1", "--url-prefix", "/v1",
+            "--no-bettertransformer", "--engine", "torch", "--device", "cpu"]  # fmt: skip
 
-    def __init__(self, python, source, place):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+
+def tei(program):
+    return [program, "--hostname", "127.0.0.1", "--dtype", "float32", "--pooling", "mean", "--prometheus-port", str(free_port())]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Rival:
+    """Another server over the same folder; its first answer says that it is ready."""
+
+    def __init__(self, command, source, log):
+        port = free_port()
         self.http = f"127.0.0.1:{port}"
-        command = [python.parent / "infinity_emb", "v2", "--model-id", source, "--served-model-name", "minilm", "--port", str(port)]
-        command += ["--host", "127.0.0.1", "--url-prefix", "/v1", "--no-bettertransformer", "--engine", "torch", "--device", "cpu"]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-        self.process = subprocess.Popen(command, env=environment, stdout=(place / "infinity.log").open("wb"), stderr=subprocess.STDOUT)
+        command = [*command, "--model-id", source, "--port", str(port)]
+        self.process = subprocess.Popen(command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 180
         while True:
             try:
                 urllib.request.urlopen(f"http://{self.http}/health", timeout=1).read()
                 return
             except OSError:
-                assert self.process.poll() is None and time.monotonic() < deadline, (place / "infinity.log").read_text()[-2000:]
+                assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
                 time.sleep(0.2)
 
     def stop(self):
