@@ -72,7 +72,7 @@ pub(super) fn to_json(value: &Value, indent: Option<Value>, options: Kwargs) -> 
     let written = match width {
         Some(width) => {
             let blanks = " ".repeat(width);
-            value.serialize(&mut Serializer::with_formatter(&mut out, PrettyFormatter::with_indent(blanks.as_bytes())))
+            value.serialize(&mut Serializer::with_formatter(&mut out, Indented(PrettyFormatter::with_indent(blanks.as_bytes()))))
         }
         None => value.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
     };
@@ -95,6 +95,66 @@ impl Formatter for Spaced {
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
         writer.write_all(b": ")
     }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        write_float(writer, value)
+    }
+}
+
+/// Python's layout with an indent.
+struct Indented<'i>(PrettyFormatter<'i>);
+
+impl Formatter for Indented<'_> {
+    fn begin_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_array(writer)
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_array(writer)
+    }
+
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(writer, first)
+    }
+
+    fn end_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_array_value(writer)
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_object(writer)
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_object(writer)
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(writer)
+    }
+
+    fn end_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.0.end_object_value(writer)
+    }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        write_float(writer, value)
+    }
+}
+
+/// Writes a number as Python does: where it has an exponent, that has its sign and two digits at least.
+fn write_float<W: ?Sized + io::Write>(writer: &mut W, value: f64) -> io::Result<()> {
+    if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
+        return writer.write_all(serde_json::to_string(&value)?.as_bytes());
+    }
+    let text = format!("{value:e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let sign = if exponent.starts_with('-') { '-' } else { '+' };
+    write!(writer, "{mantissa}e{sign}{:0>2}", exponent.trim_start_matches('-'))
 }
 
 const MONTHS: [&str; 12] =
@@ -185,6 +245,14 @@ mod tests {
         assert_eq!(json(None), r#"{"z": [1, 2], "a": "<é&'>", "e": {}, "l": []}"#);
         assert_eq!(json(Some(2)), "{\n  \"z\": [\n    1,\n    2\n  ],\n  \"a\": \"<é&'>\",\n  \"e\": {},\n  \"l\": []\n}");
         assert!(to_json(&value, Some(Value::from(1_000_000_000)), none()).is_err());
+    }
+
+    #[test]
+    fn exponents_in_json_have_two_digits_as_pythons() {
+        let value = Value::from_serialize(json!([1e-7, -2.5e-5, 0.0001, 0.0, 1.0, 123_456_789_012_345.0, 1e16, 1e300]));
+        let json = |indent: Option<usize>| to_json(&value, indent.map(Value::from), none()).unwrap().to_string();
+        assert_eq!(json(None), "[1e-07, -2.5e-05, 0.0001, 0.0, 1.0, 123456789012345.0, 1e+16, 1e+300]");
+        assert!(json(Some(1)).starts_with("[\n 1e-07,\n -2.5e-05,"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ const FAMILIES: [&str; 7] = ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemm
 pub fn architecture(header: &Header, file: &[u8], source: &dyn Source) -> Result<Architecture, String> {
     let family = header.text(file, "general.architecture").ok_or("`general.architecture` is missing")?;
     if !FAMILIES.contains(&family.as_str()) {
-        return Err(format!("architecture `{family}` is not supported: `{}` are", FAMILIES.join("`, `")));
+        return Err(unsupported(&family));
     }
     let key = |name: &str| format!("{family}.{name}");
     let size = |name: &str| header.unsigned(&key(name)).ok_or_else(|| format!("`{}` is missing", key(name)));
@@ -63,6 +63,14 @@ pub fn architecture(header: &Header, file: &[u8], source: &dyn Source) -> Result
     };
     found.check()?;
     Ok(found)
+}
+
+fn unsupported(family: &str) -> String {
+    let hint = match family {
+        "t5" | "t5encoder" => "\n\nhint: a T5 is served from its folder of safetensors, with `modelFormat: huggingface`",
+        _ => "",
+    };
+    format!("architecture `{family}` is not supported: `{}` are{hint}", FAMILIES.join("`, `"))
 }
 
 /// Which layers look back no further than the window.

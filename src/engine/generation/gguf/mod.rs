@@ -121,6 +121,15 @@ mod tests {
         assert_eq!(read(&model()), Ok(8 + 1 + 4));
     }
 
+    #[test]
+    fn an_architecture_that_is_not_read_from_gguf_is_told_with_those_that_are_and_where_a_t5_is_served_from() {
+        let refusal = |family: &str| read(&Writer::default().text("general.architecture", family).bytes()).unwrap_err();
+        let known = "`llama`, `qwen2`, `qwen3`, `gemma`, `gemma2`, `gemma3`, `phi3` are";
+        assert_eq!(refusal("mamba"), format!("architecture `mamba` is not supported: {known}"));
+        let hint = "hint: a T5 is served from its folder of safetensors, with `modelFormat: huggingface`";
+        assert_eq!(refusal("t5"), format!("architecture `t5` is not supported: {known}\n\n{hint}"));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: damages(), ..ProptestConfig::default() })]
 
