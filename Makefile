@@ -77,6 +77,12 @@ lint: ## formatting, clippy and documentation, warnings refused
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps
 
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: ## feed damaged GGUF and safetensors headers for FUZZ_SECONDS=60 each (needs a nightly Rust and cargo-fuzz)
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
 # llama.cpp comes with the environment of benches/serving/requirements.txt, the model as the tests have it.
 define measure-writers
 	@python="$$($(PYTHON) scripts/environment.py benches/serving/requirements.txt)"; \
