@@ -8,18 +8,20 @@ mod room;
 mod store;
 mod turn;
 mod weights;
+mod work;
 
 pub(super) use room::Room;
 pub(super) use store::places;
 pub use store::{ReadText, Segment, Store, StoreShape};
 pub use weights::{Decoder, Names};
 pub(super) use weights::{Layer, Packing};
+pub(super) use work::Work;
 
 use super::architecture::Architecture;
 use super::kernels::{self, Attention, Level, QUERIES_MAX};
 use super::scatter::Scatter;
 use super::team::Team;
-use linear::{Input, Job, multiply};
+use linear::{Job, multiply};
 use turn::Turns;
 
 /// Tokens that go through a task of work between matrices.
@@ -32,18 +34,6 @@ pub struct Runner {
     level: Level,
     work: Work,
     room: Room,
-}
-
-/// Numbers of a step, one row for each token.
-#[derive(Debug, Default)]
-struct Work {
-    hidden: Vec<f32>,
-    normed: Vec<f32>,
-    qkv: Vec<f32>,
-    attended: Vec<f32>,
-    gates: Vec<f32>,
-    gated: Vec<f32>,
-    input: Input,
 }
 
 impl Runner {
@@ -75,7 +65,7 @@ impl Runner {
         if self.room.is_idle(tokens) {
             self.work = Work::default();
         }
-        self.embed(decoder, segments, tokens);
+        self.work.embed(segments, decoder.architecture.hidden, |id, row| decoder.embed(id, row));
         let turns = Turns::new(&decoder.architecture, segments);
         for (index, layer) in decoder.layers.iter().enumerate() {
             let windowed = decoder.architecture.is_windowed(index);
@@ -86,22 +76,14 @@ impl Runner {
         self.logits(decoder, wanted, logits);
     }
 
-    fn embed(&mut self, decoder: &Decoder, segments: &[Segment<'_>], tokens: usize) {
-        let width = decoder.architecture.hidden;
-        self.work.hidden.resize(tokens * width, 0.0);
-        let ids = segments.iter().flat_map(|segment| segment.tokens);
-        for (row, &id) in self.work.hidden.chunks_mut(width).zip(ids) {
-            decoder.embed(id, row);
-        }
-    }
-
     fn attention(&mut self, step: &Step<'_>, store: &mut Store, turns: &Turns) {
         let Step { decoder, tokens, layer, .. } = *step;
         let architecture = &decoder.architecture;
         let (hidden, queries, kv) = (architecture.hidden, architecture.query_width(), architecture.kv_width());
         let width = queries + 2 * kv;
         let Self { team, level, work, .. } = self;
-        work.prepare(team, *level, &Source::Hidden(&layer.attention_norm), architecture, tokens, weights::quantised(&layer.qkv));
+        work.norm(team, *level, &layer.attention_norm, architecture.norm_epsilon);
+        work.take_normed(team, *level, hidden, weights::quantised(&layer.qkv));
         work.qkv.resize(tokens * width, 0.0);
         let mut offset = 0;
         let jobs: Vec<Job<'_>> = layer.qkv.iter().map(|matrix| Job::behind(matrix, &mut offset)).collect();
@@ -119,12 +101,13 @@ impl Runner {
         let architecture = &decoder.architecture;
         let width = architecture.feed_forward;
         let Self { team, level, work, .. } = self;
-        work.prepare(team, *level, &Source::Hidden(&layer.feed_forward_norm), architecture, tokens, weights::quantised(&layer.gate_up));
-        work.gates.resize(tokens * 2 * width, 0.0);
+        work.norm(team, *level, &layer.feed_forward_norm, architecture.norm_epsilon);
+        work.take_normed(team, *level, architecture.hidden, weights::quantised(&layer.gate_up));
+        work.wide.resize(tokens * 2 * width, 0.0);
         let mut offset = 0;
         let jobs: Vec<Job<'_>> = layer.gate_up.iter().map(|matrix| Job::behind(matrix, &mut offset)).collect();
-        multiply(team, *level, &work.input, &jobs, &mut work.gates, 2 * width, false);
-        work.prepare(team, *level, &Source::Gates, architecture, tokens, layer.down.layout().is_quantised());
+        multiply(team, *level, &work.input, &jobs, &mut work.wide, 2 * width, false);
+        work.take_gated(team, *level, architecture, tokens, layer.down.layout().is_quantised());
         let jobs = [Job { matrix: &layer.down, offset: 0 }];
         work.add(team, *level, &jobs, architecture, layer.post_feed_forward_norm.as_deref(), architecture.hidden);
     }
@@ -133,11 +116,9 @@ impl Runner {
         let (architecture, head) = (&decoder.architecture, &decoder.head);
         let Self { team, level, work, .. } = self;
         let hidden = architecture.hidden;
-        // The wanted rows move to the front: rows are wanted in their order, so none is overwritten before it moved.
-        for (to, &from) in wanted.iter().enumerate() {
-            work.hidden.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
-        }
-        work.prepare(team, *level, &Source::Hidden(&decoder.norm), architecture, wanted.len(), head.layout().is_quantised());
+        work.keep_rows(wanted, hidden);
+        work.norm(team, *level, &decoder.norm, architecture.norm_epsilon);
+        work.take_normed(team, *level, hidden, head.layout().is_quantised());
         logits.resize(wanted.len() * head.rows(), 0.0);
         multiply(team, *level, &work.input, &[Job { matrix: head, offset: 0 }], logits, head.rows(), false);
         if architecture.logit_cap > 0.0 {
@@ -157,37 +138,16 @@ struct Step<'a> {
     windowed: bool,
 }
 
-/// What the next matrices multiply.
-enum Source<'a> {
-    /// The tokens, normed with these weights.
-    Hidden(&'a [f32]),
-    /// The two halves of a feed-forward layer, made one.
-    Gates,
-}
-
 impl Work {
-    /// Makes the input of the next matrices.
-    fn prepare(&mut self, team: &mut Team, level: Level, source: &Source<'_>, architecture: &Architecture, tokens: usize, quantised: bool) {
-        let (hidden, feed_forward) = (architecture.hidden, architecture.feed_forward);
-        match *source {
-            Source::Hidden(weight) => {
-                self.normed.resize(tokens * hidden, 0.0);
-                let (numbers, epsilon) = (&self.hidden, architecture.norm_epsilon);
-                each_row(team, &mut self.normed, hidden, tokens, |token, out| {
-                    kernels::rms_norm(level, &numbers[token * hidden..][..hidden], weight, epsilon, out);
-                });
-                self.input.take(team, level, &self.normed, hidden, quantised);
-            }
-            Source::Gates => {
-                self.gated.resize(tokens * feed_forward, 0.0);
-                let gates = &self.gates;
-                each_row(team, &mut self.gated, feed_forward, tokens, |token, out| {
-                    let (gate, up) = gates[token * 2 * feed_forward..][..2 * feed_forward].split_at(feed_forward);
-                    kernels::gated(level, architecture.activation, gate, up, out);
-                });
-                self.input.take(team, level, &self.gated, feed_forward, quantised);
-            }
-        }
+    /// Makes the two halves of a feed-forward layer one, and that the input of the next matrix.
+    fn take_gated(&mut self, team: &mut Team, level: Level, architecture: &Architecture, tokens: usize, quantised: bool) {
+        let (width, halves) = (architecture.feed_forward, &self.wide);
+        self.gated.resize(tokens * width, 0.0);
+        each_row(team, &mut self.gated, width, tokens, |token, out| {
+            let (gate, up) = halves[token * 2 * width..][..2 * width].split_at(width);
+            kernels::gated(level, architecture.activation, gate, up, out);
+        });
+        self.input.take(team, level, &self.gated, width, quantised);
     }
 
     /// Multiplies the input and adds the result to the tokens, normed first where the family does so.

@@ -12,8 +12,8 @@ mod weights;
 
 pub(super) use shape::Shape;
 
-use super::decoder::linear::{Input, Job, multiply};
-use super::decoder::{HEAD_MAX, ReadText, Room, Segment, Store, TOKENS_PER_TASK, each_row, places, tiles};
+use super::decoder::linear::{Job, multiply};
+use super::decoder::{HEAD_MAX, ReadText, Room, Segment, Store, TOKENS_PER_TASK, Work, each_row, places, tiles};
 use super::kernels::{self, Activation, Attention, Level, QUERIES_MAX};
 use super::scatter::Scatter;
 use super::steps::{Steps, Text};
@@ -38,19 +38,6 @@ pub(super) struct T5 {
     store: Store,
     work: Work,
     room: Room,
-}
-
-/// Numbers of a step, one row for each token.
-#[derive(Debug, Default)]
-struct Work {
-    hidden: Vec<f32>,
-    normed: Vec<f32>,
-    /// Queries, keys and values side by side.
-    qkv: Vec<f32>,
-    attended: Vec<f32>,
-    wide: Vec<f32>,
-    gated: Vec<f32>,
-    input: Input,
 }
 
 /// Weights, before there is room for keys and values.
@@ -110,7 +97,7 @@ impl Steps for T5 {
         self.room.is_idle(segments.iter().map(|segment| segment.tokens.len()).sum());
         let Self { shape, weights, encoder_biases, team, level, store, work, .. } = self;
         let mut pass = Pass { shape, team, level: *level, store, work, segments: &segments };
-        pass.embed(weights);
+        pass.work.embed(&segments, pass.shape.hidden, |id, row| weights.embed(id, row));
         for layer in &weights.encoder {
             pass.attend_to_itself(&layer.attending, SCRATCH_LAYER, encoder_biases, true);
             pass.feed_forward(&layer.feed_forward);
@@ -128,7 +115,7 @@ impl Steps for T5 {
         }
         let Self { shape, weights, decoder_biases, team, level, store, work, .. } = self;
         let mut pass = Pass { shape, team, level: *level, store, work, segments };
-        pass.embed(weights);
+        pass.work.embed(segments, pass.shape.hidden, |id, row| weights.embed(id, row));
         for (index, layer) in weights.decoder.iter().enumerate() {
             pass.attend_to_itself(&layer.attending, index, decoder_biases, false);
             pass.attend_to_text(&layer.to_text, index);
@@ -168,30 +155,14 @@ impl Pass<'_> {
         self.segments.iter().map(|segment| segment.tokens.len()).sum()
     }
 
-    fn embed(&mut self, weights: &Weights) {
-        let width = self.shape.hidden;
-        self.work.hidden.resize(self.tokens() * width, 0.0);
-        let ids = self.segments.iter().flat_map(|segment| segment.tokens);
-        for (row, &id) in self.work.hidden.chunks_mut(width).zip(ids) {
-            weights.embed(id, row);
-        }
-    }
-
     /// Norms what is between layers.
     fn norm(&mut self, weight: &[f32]) {
-        let (hidden, epsilon, level) = (self.shape.hidden, self.shape.norm_epsilon, self.level);
-        let Work { hidden: numbers, normed, .. } = &mut *self.work;
-        normed.resize(numbers.len(), 0.0);
-        let rows = numbers.len() / hidden;
-        each_row(self.team, normed, hidden, rows, |token, out| {
-            kernels::rms_norm(level, &numbers[token * hidden..][..hidden], weight, epsilon, out);
-        });
+        self.work.norm(self.team, self.level, weight, self.shape.norm_epsilon);
     }
 
     /// Makes the normed numbers the input of the next matrices.
     fn take_normed(&mut self) {
-        let Work { normed, input, .. } = &mut *self.work;
-        input.take(self.team, self.level, normed, self.shape.hidden, false);
+        self.work.take_normed(self.team, self.level, self.shape.hidden, false);
     }
 
     /// Multiplies the input with some matrices, side by side into the queries, keys and values, from `first` on.
@@ -310,11 +281,7 @@ impl Pass<'_> {
 
     fn logits(&mut self, weights: &Weights, wanted: &[usize], logits: &mut Vec<f32>) {
         let (hidden, rows) = (self.shape.hidden, weights.head.rows());
-        // The wanted rows move to the front: rows are wanted in their order, so none is overwritten before it moved.
-        for (to, &from) in wanted.iter().enumerate() {
-            self.work.hidden.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
-        }
-        self.work.hidden.truncate(wanted.len() * hidden);
+        self.work.keep_rows(wanted, hidden);
         self.norm(&weights.decoder_norm);
         if self.shape.tied {
             #[expect(clippy::cast_precision_loss, reason = "a width is far below 2^24")]
