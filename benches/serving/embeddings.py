@@ -167,7 +167,8 @@ def infinity(python):
 
 
 def tei(program):
-    return [program, "--hostname", "127.0.0.1", "--dtype", "float32", "--pooling", "mean", "--prometheus-port", str(free_port())]
+    return [program, "--hostname", "127.0.0.1", "--dtype", "float32", "--pooling", "mean", "--max-concurrent-requests", "4096",
+            "--prometheus-port", str(free_port())]  # fmt: skip
 
 
 def free_port():

@@ -78,10 +78,20 @@ pub trait LoadedModel: Send + Sync + std::fmt::Debug {
         Placement::Cpu
     }
 
+    /// Says where its workers may have threads for a run that can be spread; called before the first run, if at all.
+    fn spread_over(&self, _threads: Arc<dyn SpareThreads>) {}
+
     /// Bytes that it may come to hold beside what it took to load, e.g. what a language model remembers of running answers.
     fn later_bytes(&self) -> u64 {
         0
     }
+}
+
+/// Threads of the machine that nobody uses now.
+pub trait SpareThreads: Send + Sync + std::fmt::Debug {
+    /// Calls `work` once, with as many runs as may go on beside the one of this thread: `most` at most, none where no thread is idle.
+    /// Never waits for one; they count as used until `work` ends.
+    fn with(&self, most: usize, work: &mut dyn FnMut(usize));
 }
 
 /// One worker: answers requests one after another on the thread that owns it.

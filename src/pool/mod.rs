@@ -13,6 +13,7 @@ mod lanes;
 pub mod latencies;
 mod pace;
 mod queue;
+mod spare;
 pub mod statistics;
 pub mod threads;
 mod watchdog;
@@ -29,6 +30,7 @@ use crate::tensor::Tensor;
 use demand::{Demand, Sample};
 use here::Seats;
 use queue::{Entry, Pushed, Queue, Refused};
+use spare::Spare;
 use statistics::Statistics;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -121,6 +123,10 @@ impl ModelHandle {
         let revision = options.revision.as_str().into();
         let (threads, seats, unjoinable) = (Mutex::default(), Seats::default(), AtomicBool::new(false));
         let (demand, retired) = (Demand::new(Instant::now()), AtomicBool::new(false));
+        // A model whose threads are bounded below the machine's keeps to its own.
+        if options.workers_max.saturating_mul(options.threads_per_run) >= budget.places() {
+            model.spread_over(Arc::new(Spare { budget: budget.clone(), threads_per_run: options.threads_per_run }));
+        }
         let generator = model.generator();
         if let Some(generator) = &generator {
             generator.serve_as(&options.model, Arc::new(budget.clone()));

@@ -3,6 +3,7 @@
 //! The folder and the runtime's flags say the task. Encoders are served here; what makes text is handed on.
 
 pub mod answers;
+mod batches;
 mod byte_pairs;
 mod choice;
 pub mod encoder;

@@ -3,13 +3,14 @@
 //! The tokenizer, the prompts and the pooling stand above what runs the layers, so they are the same for Candle and ONNX Runtime.
 
 use super::answers::Answers;
+use super::batches::{batches, helpers_worth, run_beside};
 use super::texts::Texts;
 use super::tokenizer::{Row, TextTokenizer};
-use crate::engine::{Cancel, Engine, EngineError, LoadedModel, Placement};
+use crate::engine::{Cancel, Engine, EngineError, LoadedModel, Placement, SpareThreads};
 use crate::inference::ModelMetadata;
 use crate::tensor::Tensor;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What runs the layers of a model; its weights are shared by all its runners.
 pub(super) trait Backend: Send + Sync + fmt::Debug {
@@ -51,6 +52,7 @@ struct Shared {
     answers: Answers,
     backend: Box<dyn Backend>,
     batch_tokens_max: usize,
+    spare: OnceLock<Arc<dyn SpareThreads>>,
 }
 
 impl TextModel {
@@ -63,7 +65,8 @@ impl TextModel {
         backend: Box<dyn Backend>,
         batch_tokens_max: usize,
     ) -> Self {
-        Self { shared: Arc::new(Shared { metadata: Arc::new(metadata), tokenizer, answers, backend, batch_tokens_max }) }
+        let (metadata, spare) = (Arc::new(metadata), OnceLock::new());
+        Self { shared: Arc::new(Shared { metadata, tokenizer, answers, backend, batch_tokens_max, spare }) }
     }
 }
 
@@ -73,7 +76,12 @@ impl LoadedModel for TextModel {
     }
 
     fn worker(&self) -> Result<Box<dyn Engine>, EngineError> {
-        Ok(Box::new(TextWorker { runner: self.shared.backend.runner()?, shared: Arc::clone(&self.shared) }))
+        Ok(Box::new(TextWorker { runners: vec![self.shared.backend.runner()?], shared: Arc::clone(&self.shared) }))
+    }
+
+    fn spread_over(&self, threads: Arc<dyn SpareThreads>) {
+        // A model is served once; whoever came first counts.
+        let _ = self.shared.spare.set(threads);
     }
 
     fn placement(&self) -> Placement {
@@ -85,16 +93,39 @@ impl LoadedModel for TextModel {
 #[derive(Debug)]
 struct TextWorker {
     shared: Arc<Shared>,
-    runner: Box<dyn Runner>,
+    /// Its own, and those that ran beside it on threads that were idle.
+    runners: Vec<Box<dyn Runner>>,
 }
 
 impl TextWorker {
     /// All texts of the inputs with their numbers.
     fn run(&mut self, inputs: &[Tensor], cancel: &Cancel) -> Result<(Vec<Row>, Vec<Vec<f32>>), EngineError> {
-        let Shared { tokenizer, answers, backend, batch_tokens_max, .. } = &*self.shared;
+        let Shared { tokenizer, answers, backend, .. } = &*self.shared;
         let rows = Texts::of(inputs)?.tokenise(tokenizer, answers.pooling(), backend.vocabulary(), cancel)?;
-        let values = in_batches(&rows, (*batch_tokens_max, backend.pads()), |batch| self.runner.run(batch, cancel))?;
+        let values = self.values(&rows, cancel)?;
         Ok((rows, values))
+    }
+
+    /// The numbers of all texts; many texts are spread over the threads that are idle now.
+    fn values(&mut self, rows: &[Row], cancel: &Cancel) -> Result<Vec<Vec<f32>>, EngineError> {
+        let shared = Arc::clone(&self.shared);
+        let on_cpu = !matches!(shared.backend.placement(), Placement::Gpu(_));
+        let (spare, helpers) = (shared.spare.get().filter(|_| on_cpu), helpers_worth(rows));
+        let mut found = Ok(Vec::new());
+        match spare {
+            Some(spare) if helpers > 0 => spare.with(helpers, &mut |helpers| found = self.beside(helpers, rows, cancel)),
+            _ => found = self.beside(0, rows, cancel),
+        }
+        found
+    }
+
+    fn beside(&mut self, helpers: usize, rows: &[Row], cancel: &Cancel) -> Result<Vec<Vec<f32>>, EngineError> {
+        let Shared { backend, batch_tokens_max, .. } = &*self.shared;
+        while self.runners.len() <= helpers {
+            self.runners.push(backend.runner()?);
+        }
+        let batches = batches(rows, (*batch_tokens_max, backend.pads()), helpers + 1);
+        run_beside(&mut self.runners[..=helpers], &batches, rows, cancel)
     }
 
     /// The wanted outputs of some texts.
@@ -127,84 +158,5 @@ impl Engine for TextWorker {
             Some(self.outputs(text, value, wanted))
         };
         rows.iter().map(&mut own).collect::<Option<Result<_, _>>>().transpose()
-    }
-}
-
-/// Runs texts in batches of so many tokens, those of about one length together; answers come in the texts' own order.
-///
-/// A text without a token has nothing to run, and its answer no numbers.
-fn in_batches(
-    rows: &[Row],
-    (tokens_max, pads): (usize, bool),
-    mut run: impl FnMut(&[&Row]) -> Result<Vec<Vec<f32>>, EngineError>,
-) -> Result<Vec<Vec<f32>>, EngineError> {
-    let mut order: Vec<usize> = (0..rows.len()).filter(|&at| !rows[at].ids.is_empty()).collect();
-    // The longest first, so that a batch that is padded wastes little.
-    order.sort_by_key(|&at| std::cmp::Reverse(rows[at].ids.len()));
-    let mut values = vec![Vec::new(); rows.len()];
-    let mut rest = order.as_slice();
-    while let Some(&longest) = rest.first() {
-        let lengths = rest.iter().map(|&at| rows[at].ids.len());
-        let (batch, others) = rest.split_at(fitting(lengths, rows[longest].ids.len(), tokens_max, pads));
-        rest = others;
-        let texts: Vec<&Row> = batch.iter().map(|&at| &rows[at]).collect();
-        for (&at, found) in batch.iter().zip(run(&texts)?) {
-            values[at] = found;
-        }
-    }
-    Ok(values)
-}
-
-/// Padding of a batch, in tokens, that is not worth a run more.
-const PADDING_FREE: usize = 64;
-
-/// How many of the next texts, the longest of which comes first, make one batch.
-fn fitting(lengths: impl Iterator<Item = usize>, longest: usize, tokens_max: usize, pads: bool) -> usize {
-    let (mut count, mut tokens, mut padding) = (0, 0, 0);
-    for len in lengths {
-        let (taken, padded) = (tokens + len, padding + longest - len);
-        let all = if pads { (count + 1) * longest } else { taken };
-        let wasteful = pads && padded > PADDING_FREE && padded * 4 > all;
-        if count > 0 && (all > tokens_max || wasteful) {
-            break;
-        }
-        (count, tokens, padding) = (count + 1, taken, padded);
-    }
-    count.max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(len: u32) -> Row {
-        Row { ids: (0..len).collect(), types: vec![0; len as usize], offsets: Vec::new() }
-    }
-
-    #[test]
-    fn batches_hold_no_more_tokens_than_they_may_and_answers_keep_their_order() {
-        let rows: Vec<Row> = [3, 0, 8, 2, 40].map(row).into();
-        let mut sizes = Vec::new();
-        let values = in_batches(&rows, (12, false), |batch| {
-            sizes.push(batch.iter().map(|row| row.ids.len()).collect::<Vec<_>>());
-            Ok(batch.iter().map(|row| vec![f32::from(u16::try_from(row.ids.len()).unwrap())]).collect())
-        });
-        assert_eq!(values.unwrap(), [vec![3.0], vec![], vec![8.0], vec![2.0], vec![40.0]]);
-        assert_eq!(sizes, [vec![40], vec![8, 3], vec![2]], "a text longer than a batch runs alone");
-    }
-
-    #[test]
-    fn a_batch_that_is_padded_wastes_little() {
-        let sizes = |pads| {
-            let (lengths, mut rest) = ([200, 190, 20, 18, 4], 0);
-            let mut found = Vec::new();
-            while rest < lengths.len() {
-                let count = fitting(lengths[rest..].iter().copied(), lengths[rest], 1000, pads);
-                found.push(count);
-                rest += count;
-            }
-            found
-        };
-        assert_eq!((sizes(true), sizes(false)), (vec![2, 3], vec![5]));
     }
 }
