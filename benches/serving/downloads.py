@@ -18,6 +18,7 @@ import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "tests" / "clients"))
 
+import load  # noqa: E402
 import tables  # noqa: E402
 from daemon import ROOT, Daemon, service  # noqa: E402
 
@@ -103,9 +104,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 def serve(folder):
     """Starts the file server as a process of its own; gives it and its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = load.free_port()
     process = subprocess.Popen([sys.executable, __file__, "--serve", str(folder), str(port)])
     while True:
         try:

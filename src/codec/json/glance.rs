@@ -9,8 +9,8 @@ const MARKED: usize = 32;
 const WHOLE_MAX: usize = 8;
 /// Digits behind it at most.
 const FRACTION_MAX: usize = 24;
-/// Digits that fit a `u64` whatever they are.
-const DIGITS_MAX: usize = 19;
+/// Most decimal digits that always fit a `u64`.
+pub(super) const DIGITS_MAX: usize = 19;
 
 /// Powers of ten up to eight digits.
 pub(super) const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];

@@ -1,6 +1,6 @@
 //! Reads one JSON number into the declared datatype: exactly, correctly rounded, or not at all.
 
-use super::glance::{Glance, POWERS, eight_digits, glance};
+use super::glance::{DIGITS_MAX, Glance, POWERS, eight_digits, glance};
 use half::{bf16, f16};
 
 /// Why the text at a place is not an element of the datatype.
@@ -36,9 +36,6 @@ pub(super) struct Decimal {
     /// Bytes of text.
     pub(super) length: usize,
 }
-
-/// Most decimal digits that always fit a `u64`.
-const DIGITS_MAX: usize = 19;
 
 /// Powers of ten that an `f64` holds exactly.
 const EXACT_POWERS: [f64; 23] =

@@ -114,7 +114,7 @@ fn together(
     let parts = Arc::new(Parts(runners.iter().map(|_| Cancel::default()).collect()));
     let _attached = cancel.attach(&parts).ok_or(EngineError::Cancelled)?;
     let part = |runner: &mut dyn Runner, own: &Cancel| turns(runner, batches, rows, next, own).inspect_err(|_| parts.stop());
-    let results: Vec<Result<Found, EngineError>> = thread::scope(|scope| {
+    let mut results: Vec<Result<Found, EngineError>> = thread::scope(|scope| {
         let mut pairs = runners.iter_mut().zip(&parts.0);
         let first = pairs.next();
         let helping: Vec<_> = pairs.filter_map(|(runner, own)| helper(scope, move || part(&mut **runner, own))).collect();
@@ -123,7 +123,6 @@ fn together(
     });
     // The part that failed says why; the others say only that they were stopped.
     let failed = results.iter().position(|result| !matches!(result, Ok(_) | Err(EngineError::Cancelled)));
-    let mut results = results;
     if let Some(at) = failed {
         return results.swap_remove(at);
     }

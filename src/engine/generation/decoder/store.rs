@@ -5,6 +5,7 @@ use crate::engine::generation::kernels::BLOCK_TOKENS;
 use crate::engine::generation::scatter::Scatter;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use std::ops::Range;
 
 /// Tokens of one sequence in a step.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +18,13 @@ pub struct Segment<'a> {
     pub blocks: &'a [u32],
     /// What an encoder made of another text that these tokens look at too.
     pub text: ReadText<'a>,
+}
+
+impl Segment<'_> {
+    /// The positions of its tokens.
+    pub(in crate::engine::generation) const fn positions(&self) -> Range<usize> {
+        self.position..self.position + self.tokens.len()
+    }
 }
 
 /// The keys and values of a text that an encoder read; empty where a model has none.
@@ -100,7 +108,7 @@ impl Store {
 pub(in crate::engine::generation) fn places(segments: &[Segment<'_>]) -> Vec<(u32, usize)> {
     let mut places = Vec::new();
     for segment in segments {
-        let positions = segment.position..segment.position + segment.tokens.len();
+        let positions = segment.positions();
         places.extend(positions.map(|position| (segment.blocks[position / BLOCK_TOKENS], position % BLOCK_TOKENS)));
     }
     places

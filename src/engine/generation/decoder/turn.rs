@@ -28,7 +28,7 @@ impl Turns {
 
 impl Table {
     fn new(rope: &Rope, segments: &[Segment<'_>]) -> Self {
-        let positions = segments.iter().flat_map(|segment| segment.position..segment.position + segment.tokens.len());
+        let positions = segments.iter().flat_map(Segment::positions);
         let turns = positions.flat_map(|position| rope.at(position)).collect();
         Self { pairs: rope.frequencies.len(), neighbours: rope.neighbours, turns }
     }

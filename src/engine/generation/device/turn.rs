@@ -58,7 +58,7 @@ impl Turns {
 
 impl Table {
     fn new(rope: &Rope, segments: &[Segment<'_>], device: &Device) -> Result<Self> {
-        let positions = segments.iter().flat_map(|segment| segment.position..segment.position + segment.tokens.len());
+        let positions = segments.iter().flat_map(Segment::positions);
         let (cosines, sines): (Vec<f32>, Vec<f32>) = positions.flat_map(|position| rope.at(position)).unzip();
         let pairs = rope.frequencies.len();
         let tokens: usize = segments.iter().map(|segment| segment.tokens.len()).sum();

@@ -248,7 +248,7 @@ impl Steps for Echo {
         for segment in segments {
             self.write_over(segment.blocks);
             let text = self.texts.get(segment.text.blocks).expect("the text was read and nothing was written over it");
-            next.extend((segment.position..segment.position + segment.tokens.len()).map(|position| text[position % text.len()]));
+            next.extend(segment.positions().map(|position| text[position % text.len()]));
         }
         logits.clear();
         logits.resize(wanted.len() * self.vocabulary(), 0.0);
