@@ -58,9 +58,3 @@ def cpu_s(pid):
 def rss_mib(pid):
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) / 1024
-
-
-def busy_s():
-    """Processor seconds the whole machine was busy."""
-    fields = list(map(int, pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))
-    return (sum(fields) - fields[3] - fields[4]) / TICKS_PER_S

@@ -4,9 +4,9 @@
 
 use super::config::Config;
 use super::entrance::Entrance;
-use super::listener::{Connection, Listener};
+use super::listener::{Connection, Listener, low_water};
 use super::streams::{Arrivals, WithStreams};
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -67,10 +67,15 @@ struct Server {
 impl Server {
     async fn connection(self: Arc<Self>, stream: Connection, _place: OwnedSemaphorePermit) {
         let spoke = AtomicBool::new(false);
+        let low_water = low_water(&stream);
         let service = service_fn(|request: Request<Incoming>| {
             spoke.store(true, Ordering::Relaxed);
             let entrance = Arc::clone(&self.entrance);
-            async move { Ok::<_, std::convert::Infallible>(entrance.answer(request.map(axum::body::Body::new)).await) }
+            let request = match request.version() {
+                Version::HTTP_2 => request.map(axum::body::Body::new),
+                _ => request.map(|body| low_water.body(body)),
+            };
+            async move { Ok::<_, std::convert::Infallible>(entrance.answer(request).await) }
         });
         let arrivals = Arrivals::default();
         let builder = builder(&self.config, arrivals.clone());

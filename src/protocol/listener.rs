@@ -1,5 +1,6 @@
 //! Where connections come from: a port of TCP, or a Unix socket for callers on this machine.
 
+use super::low_water::LowWater;
 use super::unix_authority::Rewrite;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
 /// A connection of either kind.
-pub(crate) type Connection = Either<TcpStream, Local>;
+pub(crate) type Connection = Either<Tcp, Local>;
 
 /// A socket that takes connections.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 // Small answers must not wait for the client's acknowledgement of the last one.
                 let _ = stream.set_nodelay(true);
-                Ok(Either::Left(stream))
+                Ok(Either::Left(Tcp { low_water: LowWater::of(&stream), stream }))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -65,6 +66,34 @@ impl From<UnixListener> for Listener {
     }
 }
 
+/// The mark at which readers of a connection are woken.
+pub(crate) fn low_water(connection: &Connection) -> LowWater {
+    match connection {
+        Either::Left(tcp) => tcp.low_water.clone(),
+        // The system has one there as well, and wakes whoever polls for each piece nevertheless.
+        Either::Right(_) => LowWater::none(),
+    }
+}
+
+/// A connection over TCP.
+#[derive(Debug)]
+pub(crate) struct Tcp {
+    stream: TcpStream,
+    low_water: LowWater,
+}
+
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        self.low_water.close();
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
 /// A connection over a Unix socket.
 #[derive(Debug)]
 pub(crate) struct Local {
@@ -82,6 +111,28 @@ impl AsyncRead for Local {
 }
 
 impl AsyncWrite for Local {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl AsyncWrite for Tcp {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

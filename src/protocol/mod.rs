@@ -25,6 +25,7 @@ pub mod kube;
 mod limits;
 mod listener;
 mod logging;
+mod low_water;
 mod model_config;
 mod model_statistics;
 pub mod openai;

@@ -73,6 +73,25 @@ async fn pipelined_requests_on_one_connection_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn a_large_body_in_pieces_of_any_size_is_read_whole_and_the_next_request_may_be_small() {
+    let house = House::new(Config::default());
+    let served = serve(&house).await;
+    let mut stream = served.connect().await;
+    let body = format!("{TWO_NUMBERS}{}", " ".repeat(700_000));
+    let head = format!("POST /v2/models/echo/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+    for piece in [1_000, 70_000, 300_000, usize::MAX] {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for bytes in body.as_bytes().chunks(piece) {
+            stream.write_all(bytes).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        read_until(&mut stream, "HTTP/1.1 200 OK", 1).await;
+        stream.write_all(infer("echo", "").as_bytes()).await.unwrap();
+        read_until(&mut stream, "HTTP/1.1 200 OK", 1).await;
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_could_be_read_in_two_ways_is_refused() {
     let house = House::new(Config::default());
     let served = serve(&house).await;

@@ -4,8 +4,8 @@
 //! across lanes. The numbers are those of the file, bit for bit, in another order; that is why the matrix is a copy and the
 //! file's pages can go. A panel is read from front to back once for all tokens of a step.
 
+use super::room::{Part, Room};
 use super::{Dtype, StoredTensor, pack};
-use bytemuck::{Pod, Zeroable};
 use std::fmt;
 
 /// Rows of one panel.
@@ -80,18 +80,13 @@ impl Layout {
     }
 }
 
-/// A cache line: what panels are made of, so that registers are loaded whole.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 /// A matrix of `rows` outputs and `columns` inputs.
 pub struct Matrix {
     rows: usize,
     columns: usize,
     layout: Layout,
     panel_bytes: usize,
-    lines: Vec<Line>,
+    lines: Part,
 }
 
 impl fmt::Debug for Matrix {
@@ -107,8 +102,8 @@ impl Matrix {
     /// Reorders stored rows into panels. The last panel is filled up with rows of zeros.
     ///
     /// # Errors
-    /// A sentence where a shape does not fit.
-    pub fn pack(stored: &StoredTensor<'_>, for_each: &mut ForEach<'_>) -> Result<Self, String> {
+    /// A sentence where a shape does not fit, or there is no memory.
+    pub fn pack(stored: &StoredTensor<'_>, room: &mut Room, for_each: &mut ForEach<'_>) -> Result<Self, String> {
         let (rows, columns) = stored.rows_and_columns();
         let layout = Layout::of(stored.dtype);
         let (part_columns, part_bytes) = layout.part();
@@ -117,7 +112,7 @@ impl Matrix {
         }
         let panel_bytes = columns / part_columns * part_bytes;
         let panels = rows.div_ceil(PANEL_ROWS);
-        let mut lines = vec![Line([0; 64]); (panels * panel_bytes).div_ceil(64)];
+        let mut lines = room.take(panels * panel_bytes)?;
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut lines);
         let slots: Vec<std::sync::Mutex<&mut [u8]>> = bytes[..panels * panel_bytes].chunks_mut(panel_bytes).map(Into::into).collect();
         for_each(panels, &|panel| {
@@ -162,7 +157,7 @@ impl Matrix {
 
     /// Bytes in memory.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
-        self.lines.len() * 64
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.lines)
     }
 }

@@ -3,10 +3,12 @@
 mod dtype;
 mod matrix;
 mod pack;
+mod room;
 mod rounded;
 
 pub use dtype::Dtype;
 pub use matrix::{ForEach, Layout, Matrix, PANEL_ROWS};
+pub use room::Room;
 pub use rounded::{Half, Precision, pack};
 
 use half::{bf16, f16};
