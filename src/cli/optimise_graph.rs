@@ -11,6 +11,9 @@ pub(super) struct Arguments {
     /// ONNX Runtime's library
     #[arg(long, value_name = "FILE")]
     library: PathBuf,
+    /// Keep the shapes that patterns of memory are made of
+    #[arg(long)]
+    memory_pattern: bool,
     /// The model
     model: PathBuf,
     /// Where to write the graph
@@ -19,7 +22,11 @@ pub(super) struct Arguments {
 
 /// Writes the graph, or says why there is none.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let loader = OnnxLoader::new(OnnxConfig { library: Some(arguments.library.clone()), ..OnnxConfig::default() });
+    let loader = OnnxLoader::new(OnnxConfig {
+        library: Some(arguments.library.clone()),
+        memory_pattern: arguments.memory_pattern,
+        ..OnnxConfig::default()
+    });
     loader.write_optimised(&arguments.model, &arguments.graph)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -35,17 +35,16 @@ pub(super) fn session(
     }
 }
 
-/// Optimises a model and writes the graph to a file, and its larger weights to one beside it. The session itself is dropped.
+/// Optimises a model and writes the graph to a file, and its larger weights to one beside it.
 ///
 /// # Errors
 /// ONNX Runtime's own; whatever lies at `graph` then is of no use.
-pub(super) fn optimised(environment: &Environment, model: &Path, graph: &Path, config: &OnnxConfig) -> ort::Result<()> {
+pub(super) fn optimised(environment: &Environment, model: &Path, graph: &Path, config: &OnnxConfig) -> ort::Result<Session> {
     builder(environment, config, &LoadOptions::default(), (Done::Nothing, Processor::Cpu))?
         .with_optimized_model_path(graph)?
         .with_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)?
         .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", WEIGHTS_BYTES_MIN)?
         .commit_from_file(model)
-        .map(drop)
 }
 
 /// What was done to a graph before it is loaded.

@@ -24,6 +24,7 @@ use optimised::{Job, OptimisedGraphs, Patience};
 use ort::session::Session;
 use raw::SharedSession;
 use serde::{Deserialize, Serialize};
+use signature::Signature;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -74,35 +75,35 @@ impl OnnxLoader {
     /// takes goes with its process; without one they are written in this process.
     #[must_use]
     pub fn keeping_graphs_in(self, folder: PathBuf, program: Option<PathBuf>) -> Self {
-        let bytes_max = self.config.optimised_cache_bytes_max;
-        let graphs = self.config.optimised_cache.then(|| Arc::new(OptimisedGraphs::new(folder, bytes_max, program, Patience::default())));
+        let graphs =
+            self.config.optimised_cache.then(|| Arc::new(OptimisedGraphs::new(folder, &self.config, program, Patience::default())));
         Self { graphs, ..self }
     }
 
-    /// Optimises a model for this machine and writes the graph to a file.
+    /// Optimises a model for this machine and writes the graph to a file, and its larger weights and its signature beside it.
     ///
     /// # Errors
     /// ONNX Runtime's, about the model or the file.
     pub fn write_optimised(&self, model: &Path, graph: &Path) -> Result<(), LoadError> {
         let library = library::start(self.config.library.as_deref())?;
-        load::optimised(library.environment(), model, graph, &self.config)
-            .map_err(|error| words::refused(&words::file_name(model), error.message()))
+        optimised::make::make(library, model, graph, &self.config)
     }
 
     /// Loads the kept graph of a file, or the file itself, whose graph is then kept for the next time.
-    fn session(&self, library: &'static library::Library, file: &Path, options: &LoadOptions) -> Result<Session, LoadError> {
+    fn session(&self, library: &'static library::Library, file: &Path, options: &LoadOptions) -> Result<Signed, LoadError> {
         let load = |file: &Path, done| load::session(library.environment(), file, &self.config, options, (done, Processor::Cpu));
-        let Some(graphs) = &self.graphs else { return load(file, Done::Nothing) };
+        let Some(graphs) = &self.graphs else { return signed(load(file, Done::Nothing)?, file) };
         if let Some(kept) = graphs.find(file, library) {
-            match load(&kept.graph(), Done::Optimised) {
-                Ok(session) => return Ok(session),
-                Err(error) => OptimisedGraphs::forget(&kept, &error.to_string()),
+            match (load(&kept.graph(), Done::Optimised), kept.signature()) {
+                (Ok(session), Ok(signature)) => return Ok((session, signature)),
+                (Err(error), _) => OptimisedGraphs::forget(&kept, &error.to_string()),
+                (_, Err(error)) => OptimisedGraphs::forget(&kept, &error.to_string()),
             }
         }
         let began = Instant::now();
         let session = load(file, Done::Nothing)?;
         graphs.keep(Job { library, file: file.to_owned(), config: self.config.clone() }, began.elapsed());
-        Ok(session)
+        signed(session, file)
     }
 
     /// A session on the first GPU. Its graph is not kept: what is optimised for the CPU does not do there.
@@ -126,6 +127,15 @@ impl OnnxLoader {
     }
 }
 
+/// A session and its signature.
+type Signed = (Session, Signature);
+
+/// With what the session says itself.
+fn signed(session: Session, file: &Path) -> Result<Signed, LoadError> {
+    let signature = signature::read(&session, &words::file_name(file))?;
+    Ok((session, signature))
+}
+
 impl EngineLoader for OnnxLoader {
     /// Loads a file, a folder with one `.onnx` file or a `model.onnx`, or Triton's `[NAME/]VERSION/model.onnx`, of
     /// which the highest version counts.
@@ -133,12 +143,11 @@ impl EngineLoader for OnnxLoader {
         let library = library::start(self.config.library.as_deref())?;
         let found = layout::find(model)?;
         let (on_gpu, placement) = gpu::choose(options.gpu, || self.on_gpu(library, &found.file, options))?;
-        let session = match on_gpu {
-            Some(session) => session,
+        let (session, signature) = match on_gpu {
+            Some(session) => signed(session, &found.file)?,
             None => self.session(library, &found.file, options)?,
         };
         let name = words::file_name(&found.file);
-        let signature = signature::read(&session, &name)?;
         let metadata = ModelMetadata {
             platform: "onnxruntime_onnx".to_owned(),
             versions: found.versions,

@@ -5,6 +5,7 @@ use crate::inference::TensorSpec;
 use crate::tensor::{DataType, Tensor};
 use ort::session::Session;
 use ort::value::{TensorElementType, ValueType};
+use serde::{Deserialize, Serialize};
 
 /// The tensors of a model.
 #[derive(Debug)]
@@ -17,6 +18,54 @@ pub(super) struct Signature {
     pub(super) dropped_outputs: Vec<String>,
     /// Names of the inputs' dimensions.
     pub(super) symbols: Symbols,
+}
+
+/// A signature as it is kept beside a graph that does not have all of it.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    inputs: Vec<StoredSpec>,
+    outputs: Vec<StoredSpec>,
+    dropped_outputs: Vec<String>,
+    symbols: Symbols,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSpec {
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+    optional: bool,
+}
+
+impl Signature {
+    /// As JSON.
+    pub(super) fn to_json(&self) -> String {
+        let stored = |spec: &TensorSpec| StoredSpec {
+            name: spec.name.to_string(),
+            datatype: spec.datatype.name().to_owned(),
+            shape: spec.shape.clone(),
+            optional: spec.optional,
+        };
+        let (inputs, outputs) = (self.inputs.iter().map(stored).collect(), self.outputs.iter().map(stored).collect());
+        let stored = Stored { inputs, outputs, dropped_outputs: self.dropped_outputs.clone(), symbols: self.symbols.clone() };
+        // Nothing in it can fail to be written.
+        serde_json::to_string(&stored).unwrap_or_default()
+    }
+
+    /// What [`Self::to_json`] gave.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with it.
+    pub(super) fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let stored: Stored = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let spec = |spec: StoredSpec| {
+            let datatype = spec.datatype.parse().map_err(|_| format!("no datatype: {}", spec.datatype))?;
+            Ok(TensorSpec { name: spec.name.into(), datatype, shape: spec.shape, optional: spec.optional })
+        };
+        let (inputs, outputs) = (stored.inputs.into_iter().map(spec), stored.outputs.into_iter().map(spec));
+        let (inputs, outputs) = (inputs.collect::<Result<_, String>>()?, outputs.collect::<Result<_, String>>()?);
+        Ok(Self { inputs, outputs, dropped_outputs: stored.dropped_outputs, symbols: stored.symbols })
+    }
 }
 
 /// Reads a session's signature.
@@ -113,7 +162,7 @@ pub(super) const fn element(datatype: DataType) -> TensorElementType {
 }
 
 /// Names of the inputs' dimensions, as `batch`; empty where a dimension has none.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(super) struct Symbols(Vec<Vec<String>>);
 
 impl Symbols {

@@ -1,4 +1,4 @@
-//! One kept graph on disk: a folder with the graph and, in a file of their own, its larger weights.
+//! One kept graph on disk: a folder with the graph, its signature and, in a file of their own, its larger weights.
 //!
 //! ONNX Runtime maps weights that lie in a file of their own where it would read and copy those inside the graph: a load then
 //! takes no time for them, and daemons that serve one model share them. Nobody writes to such a file again, and it is moved into
@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 pub(in super::super) const WEIGHTS: &str = "weights";
 /// Bytes of weights that lie outside of the graph; each of them is a map of its own, of which a process has some 65,000.
 pub(in super::super) const WEIGHTS_BYTES_MIN: &str = "65536";
+
+/// What the model takes and gives, of which the graph says only a part.
+pub(super) const SIGNATURE: &str = "signature.json";
 
 const GRAPH: &str = "graph.onnx";
 
@@ -44,11 +47,15 @@ impl Entry {
         self.0.join(WEIGHTS)
     }
 
-    fn files(&self) -> [PathBuf; 2] {
-        [self.graph(), self.weights()]
+    pub(super) fn signature(&self) -> PathBuf {
+        self.0.join(SIGNATURE)
     }
 
-    /// Whether both files are there.
+    fn files(&self) -> [PathBuf; 3] {
+        [self.graph(), self.weights(), self.signature()]
+    }
+
+    /// Whether all files are there.
     pub(super) fn is_there(&self) -> bool {
         self.files().iter().all(|file| file.is_file())
     }
@@ -58,18 +65,18 @@ impl Entry {
         self.files().iter().map(|file| fs::metadata(file).map_or(0, |file| file.len())).sum()
     }
 
-    /// Both files as they are now.
-    pub(super) fn identity(&self) -> io::Result<[Identity; 2]> {
-        Ok([Identity::of(&self.graph())?, Identity::of(&self.weights())?])
+    /// All files as they are now.
+    pub(super) fn identity(&self) -> io::Result<[Identity; 3]> {
+        let [graph, weights, signature] = self.files();
+        Ok([Identity::of(&graph)?, Identity::of(&weights)?, Identity::of(&signature)?])
     }
 
-    /// Of the content of both files, in hexadecimal digits.
+    /// Of the content of all files, in hexadecimal digits.
     pub(super) fn sha256(&self) -> io::Result<String> {
-        let graph = read_through(&self.graph(), "")?.sha256;
-        Ok(read_through(&self.weights(), &graph)?.sha256)
+        self.files().iter().try_fold(String::new(), |before, file| Ok(read_through(file, &before)?.sha256))
     }
 
-    /// Brings both files to the disk. A graph without large weights gets an empty file for them, so that it is whole with two.
+    /// Brings all files to the disk. A graph without large weights gets an empty file for them, so that it is whole with three.
     pub(super) fn complete(&self) -> io::Result<()> {
         File::options().create(true).append(true).open(self.weights())?;
         self.files().iter().try_for_each(|file| File::open(file)?.sync_all())

@@ -1,7 +1,7 @@
 //! Optimised graphs on disk: a model that was loaded once is loaded again without being optimised again.
 //!
 //! ```text
-//! graphs/KEY/        a graph as ONNX Runtime optimised it and its weights; KEY is the SHA-256 of the model's bytes and of
+//! graphs/KEY/        a graph as ONNX Runtime optimised it, its weights and its signature; KEY is the SHA-256 of the model's bytes and of
 //!                    all that decides the result: the library's version, the CPU, the options
 //! notes/KEY.json     for one file on disk (device, inode, size, times): which graph is its own
 //! partial/           what is being written; a daemon that dies leaves something here, swept later
@@ -13,10 +13,13 @@ mod content;
 mod cpu;
 pub(super) mod entry;
 mod identity;
+pub(super) mod make;
 mod note;
+mod shapes;
 mod sweep;
 mod write;
 
+use super::signature::Signature;
 use super::{OnnxConfig, library::Library};
 use crate::observe;
 use entry::{Entry, unless_gone};
@@ -78,12 +81,21 @@ impl Kept {
     pub(super) fn graph(&self) -> PathBuf {
         self.entry.graph()
     }
+
+    /// What the model takes and gives.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub(super) fn signature(&self) -> io::Result<Signature> {
+        Signature::from_json(&fs::read(self.entry.signature())?).map_err(io::Error::other)
+    }
 }
 
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
     bytes_max: u64,
+    memory_pattern: bool,
     program: Option<PathBuf>,
     patience: Patience,
     last_load: Mutex<Instant>,
@@ -92,10 +104,11 @@ struct Shared {
 }
 
 impl OptimisedGraphs {
-    /// Graphs below a folder, which is made when first needed, of at most so many bytes together, written by `program`.
-    pub(super) fn new(folder: PathBuf, bytes_max: u64, program: Option<PathBuf>, patience: Patience) -> Self {
+    /// Graphs below a folder, which is made when first needed, within the bounds of the settings, written by `program`.
+    pub(super) fn new(folder: PathBuf, config: &OnnxConfig, program: Option<PathBuf>, patience: Patience) -> Self {
         let (last_load, waiting) = (Mutex::new(Instant::now()), (Mutex::new(0), Condvar::new()));
-        let shared = Shared { folder, bytes_max, program, patience, last_load, waiting, told: AtomicBool::new(false) };
+        let (bytes_max, memory_pattern) = (config.optimised_cache_bytes_max, config.memory_pattern);
+        let shared = Shared { folder, bytes_max, memory_pattern, program, patience, last_load, waiting, told: AtomicBool::new(false) };
         Self { shared: Arc::new(shared), writer: Mutex::default() }
     }
 
@@ -236,14 +249,15 @@ impl Shared {
     }
 
     fn note_of(&self, source: &Identity, library: &Library) -> PathBuf {
-        let key = Sha256::new_with_prefix(source.as_str()).chain_update([0]).chain_update(settings(library)).finalize();
+        let key = Sha256::new_with_prefix(source.as_str()).chain_update([0]).chain_update(self.settings(library)).finalize();
         self.notes().join(format!("{}.json", hexadecimal(&key)))
     }
-}
 
-/// All that decides what a graph becomes, but the model. Its first word changes when the code that optimises does.
-fn settings(library: &Library) -> String {
-    format!("2 all {} {}", library.info().version, cpu::description())
+    /// All that decides what a graph becomes, but the model. Its first word changes when the code that optimises does.
+    fn settings(&self, library: &Library) -> String {
+        let shapes = if self.memory_pattern { "shapes" } else { "no shapes" };
+        format!("3 all {shapes} {} {}", library.info().version, cpu::description())
+    }
 }
 
 fn discard(kept: &Kept) {

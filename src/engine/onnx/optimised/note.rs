@@ -18,8 +18,8 @@ pub(super) struct Note {
     pub(super) source: Identity,
     /// The name of the graph's folder.
     pub(super) graph: String,
-    /// The graph's file and that of its weights as they were written.
-    pub(super) identity: [Identity; 2],
+    /// The files of its graph, its weights and its signature as they were written.
+    pub(super) identity: [Identity; 3],
     /// Of their content, in hexadecimal digits.
     pub(super) sha256: String,
 }

@@ -1,6 +1,6 @@
 //! Kept graphs: found again, right to the last bit, and never in the way.
 
-use super::super::OnnxLoader;
+use super::super::{OnnxLoader, load, signature};
 use super::*;
 use crate::engine::{Cancel, EngineLoader, LoadOptions, LoadedModel};
 use crate::tensor::buffer::from_vec;
@@ -27,7 +27,8 @@ impl House {
     /// A loader as a newly started daemon has it.
     fn loader_at(&self, cache: &Path) -> OnnxLoader {
         let patience = Patience { load_min: Duration::ZERO, quiet: Duration::ZERO, tick: Duration::ZERO };
-        let graphs = OptimisedGraphs::new(cache.to_owned(), self.bytes_max, None, patience);
+        let config = OnnxConfig { optimised_cache_bytes_max: self.bytes_max, ..OnnxConfig::default() };
+        let graphs = OptimisedGraphs::new(cache.to_owned(), &config, None, patience);
         OnnxLoader { graphs: Some(Arc::new(graphs)), ..plain() }
     }
 
@@ -111,6 +112,23 @@ fn a_kept_graph_answers_as_the_model_bit_for_bit() {
 }
 
 #[test]
+fn a_kept_graph_has_no_shapes_to_plan_by_unless_patterns_of_memory_are_wanted() {
+    let house = House::new(u64::MAX);
+    let model = fixture("mlp.onnx");
+    for memory_pattern in [false, true] {
+        let graph = house.path(&format!("{memory_pattern}.onnx"));
+        let config = OnnxConfig { memory_pattern, ..plain().config };
+        make::make(plain_library(), &model, &graph, &config).unwrap();
+        let (options, how) = (LoadOptions::default(), (load::Done::Optimised, load::Processor::Cpu));
+        let session = load::session(plain_library().environment(), &graph, &config, &options, how).unwrap();
+        let told = signature::read(&session, "").unwrap();
+        let kept = Signature::from_json(&fs::read(house.path("signature.json")).unwrap()).unwrap();
+        assert_eq!(kept.inputs[0].shape, [-1, 4]);
+        assert_eq!(told.inputs[0].shape, if memory_pattern { &[-1, 4][..] } else { &[] });
+    }
+}
+
+#[test]
 fn one_graph_serves_every_copy_of_a_model() {
     let house = House::new(u64::MAX);
     let (one, other) = (house.copy("mlp.onnx", "one.onnx"), house.copy("mlp.onnx", "other.onnx"));
@@ -144,7 +162,10 @@ fn a_damaged_graph_is_deleted_and_the_model_loads_as_always() {
     flipped[whole.len() / 2] ^= 0x40;
     let graphs =
         [&whole[..whole.len() / 2], &[], &flipped, b"no graph at all"].map(|damage| (Entry::graph as fn(&Entry) -> PathBuf, damage));
-    for (file, damage) in graphs.into_iter().chain([(Entry::weights as fn(&Entry) -> PathBuf, &b"weights of another model"[..])]) {
+    for (file, damage) in graphs.into_iter().chain([
+        (Entry::weights as fn(&Entry) -> PathBuf, &b"weights of another model"[..]),
+        (Entry::signature as fn(&Entry) -> PathBuf, &b"{}"[..]),
+    ]) {
         let house = House::new(u64::MAX);
         house.load(&fixture("mlp.onnx"));
         fs::write(file(&house.entry()), damage).unwrap();
@@ -267,7 +288,7 @@ fn a_graph_of_which_only_half_is_left_is_written_anew() {
     let house = House::new(u64::MAX);
     let model = fixture("mlp.onnx");
     let right = answer(&house.load(&model));
-    for half in [house.entry().graph(), house.entry().weights()] {
+    for half in [house.entry().graph(), house.entry().weights(), house.entry().signature()] {
         fs::remove_file(half).unwrap();
         assert!(!house.is_kept(&model));
         assert_eq!(answer(&house.load(&model)), right);

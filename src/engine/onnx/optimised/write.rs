@@ -1,11 +1,11 @@
 //! Writes one optimised graph: beside first, then moved into place, so that it is there whole or not at all.
 
-use super::super::load;
 use super::content::{Content, read_through};
 use super::entry::Entry;
 use super::identity::{Identity, is_fresh};
+use super::make::make;
 use super::note::Note;
-use super::{Job, Shared, settings};
+use super::{Job, Shared};
 use crate::engine::free_memory;
 use std::fs;
 use std::io;
@@ -29,7 +29,7 @@ impl Shared {
         for folder in [self.graphs(), self.notes(), self.partial()] {
             fs::create_dir_all(folder)?;
         }
-        let (source, content) = readable(&job.file, self.patience.tick, &settings(job.library))?;
+        let (source, content) = readable(&job.file, self.patience.tick, &self.settings(job.library))?;
         let entry = Entry::at(self.graphs().join(&content.sha256));
         if !entry.is_there() {
             self.optimise(job, &source, &entry)?;
@@ -70,15 +70,15 @@ impl Shared {
 fn in_a_process(program: &Path, job: &Job, graph: &Path) -> io::Result<()> {
     let mut command = Command::new(program);
     command.arg("optimise-graph").arg("--library").arg(&job.library.info().path).arg(&job.file).arg(graph);
+    command.args(job.config.memory_pattern.then_some("--memory-pattern"));
     let done = command.stdin(Stdio::null()).output().map_err(|error| not_kept(&error.to_string()))?;
     if done.status.success() { Ok(()) } else { Err(not_kept(&String::from_utf8_lossy(&done.stderr))) }
 }
 
 fn in_this_process(job: &Job, graph: &Path) -> io::Result<()> {
-    let environment = job.library.environment();
-    let saved = catch_unwind(AssertUnwindSafe(|| load::optimised(environment, &job.file, graph, &job.config)));
+    let saved = catch_unwind(AssertUnwindSafe(|| make(job.library, &job.file, graph, &job.config)));
     free_memory::give_back();
-    saved.map_err(|_| not_kept("ONNX Runtime's binding broke down"))?.map_err(|error| not_kept(error.message()))
+    saved.map_err(|_| not_kept("ONNX Runtime's binding broke down"))?.map_err(|error| not_kept(&error.to_string()))
 }
 
 /// A file's content, and what the file was while it was read.
