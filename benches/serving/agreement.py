@@ -63,7 +63,9 @@ def arguments():
     parser.add_argument("--texts", type=int, default=len(TEXTS), help="how many of the texts")
     parser.add_argument("--llama-cpp", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=pathlib.Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.kserved = options.kserved.resolve()
+    return options
 
 
 def in_a_process(name, file, texts, out):

@@ -54,7 +54,9 @@ def arguments():
     parser.add_argument("--gguf", type=pathlib.Path, help="another file of the same model, e.g. of another type")
     parser.add_argument("--quick", action="store_true", help="one turn: to see that it runs")
     parser.add_argument("--llama-cpp", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.kserved = options.kserved.resolve()
+    return options
 
 
 class Kserved:

@@ -33,7 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60, help="of each load")
     parser.add_argument("--factors", type=float, nargs="+", default=[0.5, 0.8, 1, 1.5, 2, 4, 10])
-    parser.add_argument("--iterations", type=int, default=300, help="matrix products a run, 30 a millisecond")
+    parser.add_argument("--run-ms", type=float, default=15, help="how long one answer takes alone; ResNet-18 takes that long")
     parser.add_argument("--queue-max", type=int, default=64)
     options = tables.arguments(parser)
     with tempfile.TemporaryDirectory(prefix="kserved-overload-") as folder:
@@ -61,18 +61,23 @@ class Bench:
     def __init__(self, folder, options):
         self.options = options
         self.running = kserved.Daemon(folder, options.kserved)
-        self.inputs = {"iterations": np.array([options.iterations], np.int64)}
         self.body = folder / "request"
-        self.body.write_text(json.dumps({"inputs": [{**oip.head(name, array), "data": array.tolist()} for name, array in self.inputs.items()]}))
         self.running.add("slow", MODEL)
         self.running.start(config=f"pool:\n  queue_max: {options.queue_max}\n")
         self.url = f"http://127.0.0.1:{self.running.ports['http']}/v2/models/slow/infer"
 
     def run(self):
-        self.closed(2)
-        self.alone_ms = min(self.one_ms() for _ in range(20))
+        self.alone_ms = self.takes_ms(300)
+        self.alone_ms = self.takes_ms(round(300 * self.options.run_ms / self.alone_ms))
         self.capacity = self.closed(max(3, self.options.seconds / 4))["per_s"]
         return [self.offer(factor) for factor in self.options.factors]
+
+    def takes_ms(self, iterations):
+        """How long an answer of so many matrix products takes alone; requests are for so many from then on."""
+        self.inputs = {"iterations": np.array([iterations], np.int64)}
+        self.body.write_text(json.dumps({"inputs": [{**oip.head(name, array), "data": array.tolist()} for name, array in self.inputs.items()]}))
+        self.closed(2)
+        return min(self.one_ms() for _ in range(20))
 
     def closed(self, seconds):
         return load.h2load(self.url, self.body, HEADERS, 16, seconds=seconds)

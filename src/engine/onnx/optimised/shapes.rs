@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 
-/// Numbers of fields.
+// Numbers of fields, by message.
 mod model {
     pub(super) const GRAPH: u64 = 7;
 }
