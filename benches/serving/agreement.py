@@ -52,20 +52,16 @@ def main():
         ids = next(iter(seen.values()))["ids"]
         seen["kserved"] = ask_kserved(options.kserved, file, pathlib.Path(folder), ids)
     lines = [f"`{file.name}`.", "", *report(Llama(file), ids, seen)]
-    tables.write(options.report, "agreement", "What the weights say, and what servers answer", [tables.machine("make bench-agreement"), "", *lines])
+    tables.write(options.output, "agreement", "What the weights say, and what servers answer", [tables.machine("make bench-agreement"), "", *lines])
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kserved", type=pathlib.Path, default=ROOT / "target/release/kserved")
-    parser.add_argument("--report", type=pathlib.Path, default=ROOT / "BENCHMARKS.md")
     parser.add_argument("--gguf", type=pathlib.Path, help="the same model in other types (see requantise.py)")
     parser.add_argument("--texts", type=int, default=len(TEXTS), help="how many of the texts")
     parser.add_argument("--llama-cpp", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=pathlib.Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    options.kserved = options.kserved.resolve()
-    return options
+    return tables.arguments(parser)
 
 
 def in_a_process(name, file, texts, out):

@@ -158,8 +158,8 @@ class Bench:
         started = []
         try:
             for server in servers:
-                started.append(server)
                 server.start()
+                started.append(server)
                 server.at_rest_mib = load.rss_mib(server.pid)
             for model in self.inputs:
                 for wire in WIRES:
@@ -274,7 +274,7 @@ class Child:
 
     def __init__(self, bench):
         self.bench = bench
-        self.http_port, self.grpc_port = load.free_port(), load.free_port()
+        self.http_port, self.grpc_port = kserved.free_port(), kserved.free_port()
 
     def start(self):
         began = time.monotonic()
@@ -339,7 +339,7 @@ class Mlserver(Child):
     def command(self):
         folder = self.bench.folder / "mlserver"
         folder.mkdir()
-        settings = {"host": "127.0.0.1", "http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": load.free_port()}
+        settings = {"host": "127.0.0.1", "http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": kserved.free_port()}
         settings |= {"parallel_workers": 0, "grpc_max_message_length": oip.MESSAGE_BYTES_MAX, "metrics_dir": str(folder)}
         (folder / "settings.json").write_text(json.dumps(settings))
         shutil.copy(ROOT / "benches/serving/mlserver/onnx_runtime.py", folder)

@@ -18,9 +18,8 @@ import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "tests" / "clients"))
 
-import load  # noqa: E402
 import tables  # noqa: E402
-from daemon import ROOT, Daemon, service  # noqa: E402
+from daemon import ROOT, Daemon, free_port, service  # noqa: E402
 
 BUCKET = "bench"
 PAGE = 1000
@@ -104,7 +103,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 def serve(folder):
     """Starts the file server as a process of its own; gives it and its address."""
-    port = load.free_port()
+    port = free_port()
     process = subprocess.Popen([sys.executable, __file__, "--serve", str(folder), str(port)])
     while True:
         try:

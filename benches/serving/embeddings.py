@@ -22,7 +22,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "clients"))
 
 import daemon as kserved  # noqa: E402
-import load  # noqa: E402
 import numpy as np  # noqa: E402
 import onnx_bert  # noqa: E402
 import onnxruntime  # noqa: E402
@@ -168,14 +167,14 @@ def infinity(python):
 
 def tei(program):
     return [program, "--hostname", "127.0.0.1", "--dtype", "float32", "--pooling", "mean", "--max-concurrent-requests", "4096",
-            "--prometheus-port", str(load.free_port())]  # fmt: skip
+            "--prometheus-port", str(kserved.free_port())]  # fmt: skip
 
 
 class Rival:
     """Another server over the same folder; its first answer says that it is ready."""
 
     def __init__(self, command, source, log):
-        port = load.free_port()
+        port = kserved.free_port()
         self.http = f"127.0.0.1:{port}"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
         command = [*command, "--model-id", source, "--port", str(port)]

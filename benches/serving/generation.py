@@ -44,19 +44,15 @@ def main():
         fresh = Kserved(options.kserved, file, pathlib.Path(folder) / "fresh")
         memory = fresh.memory()
         fresh.stop()
-    tables.write(options.report, "generation", "Language models on the two servers", [*report(rows, memory, file, options)])
+    tables.write(options.output, "generation", "Language models on the two servers", [*report(rows, memory, file, options)])
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kserved", type=pathlib.Path, default=ROOT / "target/release/kserved")
-    parser.add_argument("--report", type=pathlib.Path, default=ROOT / "BENCHMARKS.md")
     parser.add_argument("--gguf", type=pathlib.Path, help="another file of the same model, e.g. of another type")
     parser.add_argument("--quick", action="store_true", help="one turn: to see that it runs")
     parser.add_argument("--llama-cpp", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    options.kserved = options.kserved.resolve()
-    return options
+    return tables.arguments(parser)
 
 
 class Kserved:

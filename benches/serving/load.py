@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import tempfile
 
@@ -40,13 +39,6 @@ def summary(log):
         "p50_ms": at(0.5),
         "p99_ms": at(0.99),
     }
-
-
-def free_port():
-    """A port of this machine that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def cpu_s(pid):

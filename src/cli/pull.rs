@@ -4,6 +4,7 @@ use super::settings::Settings;
 use super::size;
 use super::storage::storage;
 use crate::resolve::storage_uri::StorageUri;
+use crate::server;
 use crate::storage::{Order, Progress};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -47,7 +48,7 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::
     if arguments.sha256.is_some() && arguments.uris.len() > 1 {
         bail!("`--sha256` goes with one address; {} are given", arguments.uris.len());
     }
-    without_huge_pages();
+    server::huge_pages::avoid();
     let storage = storage(&arguments.settings)?;
     let here = std::env::current_dir().context("cannot tell the current folder")?;
     for uri in &arguments.uris {
@@ -62,14 +63,6 @@ pub(super) async fn run(arguments: &Arguments, out: &mut impl Write) -> anyhow::
         writeln!(out, "{}", fetched?.path().display())?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Memory in pages of the usual size: of huge ones, a few small buffers of many threads would fill tens of megabytes, and nothing
-/// here is large enough to be faster with them.
-fn without_huge_pages() {
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "huge pages stay on");
-    }
 }
 
 /// A bar on a terminal, else a line now and then.

@@ -4,7 +4,7 @@
 
 use super::config::Config;
 use super::entrance::Entrance;
-use super::listener::{Connection, Listener, low_water};
+use super::listener::{Connection, Listener};
 use super::streams::{Arrivals, WithStreams};
 use http::{Request, Version};
 use hyper::body::Incoming;
@@ -67,7 +67,7 @@ struct Server {
 impl Server {
     async fn connection(self: Arc<Self>, stream: Connection, _place: OwnedSemaphorePermit) {
         let spoke = AtomicBool::new(false);
-        let low_water = low_water(&stream);
+        let low_water = stream.low_water();
         let service = service_fn(|request: Request<Incoming>| {
             spoke.store(true, Ordering::Relaxed);
             let entrance = Arc::clone(&self.entrance);

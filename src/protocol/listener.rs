@@ -10,9 +10,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
-/// A connection of either kind.
-pub(crate) type Connection = Either<Tcp, Local>;
-
 /// A socket that takes connections.
 #[derive(Debug)]
 pub enum Listener {
@@ -44,11 +41,12 @@ impl Listener {
                 let (stream, _) = listener.accept().await?;
                 // Small answers must not wait for the client's acknowledgement of the last one.
                 let _ = stream.set_nodelay(true);
-                Ok(Either::Left(Tcp { low_water: LowWater::of(&stream), stream }))
+                Ok(Connection { low_water: LowWater::of(&stream), rewrite: None, stream: Either::Left(stream) })
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Either::Right(Local { stream, rewrite: Rewrite::new() }))
+                // It has a mark too, but whoever polls is woken for each piece nevertheless.
+                Ok(Connection { low_water: LowWater::none(), rewrite: Some(Rewrite::new()), stream: Either::Right(stream) })
             }
         }
     }
@@ -66,73 +64,40 @@ impl From<UnixListener> for Listener {
     }
 }
 
-/// The mark at which readers of a connection are woken.
-pub(crate) fn low_water(connection: &Connection) -> LowWater {
-    match connection {
-        Either::Left(tcp) => tcp.low_water.clone(),
-        // The system has one there as well, and wakes whoever polls for each piece nevertheless.
-        Either::Right(_) => LowWater::none(),
-    }
-}
-
-/// A connection over TCP.
+/// A connection of either kind.
 #[derive(Debug)]
-pub(crate) struct Tcp {
-    stream: TcpStream,
+pub(crate) struct Connection {
+    stream: Either<TcpStream, UnixStream>,
+    /// What callers over a Unix socket say of their host is put right.
+    rewrite: Option<Rewrite>,
     low_water: LowWater,
 }
 
-impl Drop for Tcp {
+impl Connection {
+    /// The mark at which its reader is woken.
+    pub(crate) fn low_water(&self) -> LowWater {
+        self.low_water.clone()
+    }
+}
+
+impl Drop for Connection {
     fn drop(&mut self) {
         self.low_water.close();
     }
 }
 
-impl AsyncRead for Tcp {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-/// A connection over a Unix socket.
-#[derive(Debug)]
-pub(crate) struct Local {
-    stream: UnixStream,
-    rewrite: Rewrite,
-}
-
-impl AsyncRead for Local {
+impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.rewrite.pass(&mut buffer.filled_mut()[before..]);
+        if let Some(rewrite) = &mut self.rewrite {
+            rewrite.pass(&mut buffer.filled_mut()[before..]);
+        }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Local {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl AsyncWrite for Tcp {
+impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -1,7 +1,8 @@
-"""Fixtures: a daemon of one's own, and one over the small models for everyone who only asks."""
+"""Fixtures: a daemon of one's own, one over the small models for everyone who only asks, and one over a language model."""
 
+import packaged
 import pytest
-from daemon import BINARY, FIXTURES, ROOT, Daemon
+from daemon import BINARY, FIXTURES, ROOT, Daemon, of_format
 
 
 def pytest_configure(config):
@@ -27,5 +28,17 @@ def small(tmp_path_factory):
     for path in sorted(FIXTURES.glob("identity_*.onnx")):
         started.add(path.stem.replace("_", "-"), path)
     started.start()
+    yield started
+    assert started.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def smol(tmp_path_factory):
+    """A daemon over SmolLM2, a real language model, ready to be asked; `file` is the model's, with its makers' template."""
+    started = Daemon(tmp_path_factory.mktemp("smol"))
+    started.file = packaged.smollm2()
+    started.write("smol.yaml", of_format("smol", "gguf", f"file://{started.file}"))
+    started.start()
+    started.wait_ready("smol", within_s=120)
     yield started
     assert started.stop() == 0

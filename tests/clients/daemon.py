@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -23,6 +24,20 @@ def service(name, storage_uri, namespace=None, runtime=None, protocol="v2"):
     lines += [f"      runtime: {runtime}"] if runtime else []
     lines += [f"      protocolVersion: {protocol}", f"      storageUri: {storage_uri}", ""]
     return "\n".join(lines)
+
+
+def of_format(name, model_format, storage_uri):
+    """An InferenceService manifest of a model of any format, as JSON, which is YAML too."""
+    model = {"modelFormat": {"name": model_format}, "storageUri": storage_uri, "protocolVersion": "v2"}
+    spec = {"predictor": {"model": model}}
+    return json.dumps({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec})
+
+
+def free_port():
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def hugging_face(name, storage_uri, *args):

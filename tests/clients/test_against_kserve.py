@@ -6,7 +6,6 @@ exactly as it says, so that the list cannot grow old.
 
 import json
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import grpc
 import numpy as np
 import oip
 import pytest
-from daemon import FIXTURES, ROOT
+from daemon import FIXTURES, ROOT, free_port
 from tritonclient.grpc import service_pb2 as pb
 
 JSON = {"content-type": "application/json"}
@@ -218,12 +217,6 @@ def is_up(client):
         return client.get("/v2/health/ready").status == 200
     except OSError:
         return False
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def understood(answer):

@@ -8,10 +8,8 @@ import json
 import struct
 import sys
 
-import packaged
 import pytest
-from daemon import ROOT, Daemon
-from test_generation import service
+from daemon import ROOT
 
 FOLDER = ROOT / "tests" / "fixtures" / "chat"
 sys.path.insert(0, str(FOLDER))
@@ -31,18 +29,6 @@ def test_the_committed_prompts_are_those_that_jinja_makes_today():
     committed = json.loads((FOLDER / "expected.json").read_text())
     assert {case["template"] for case in committed} == {"chatml", "gemma", "llama3", "mistral", "phi3", "qwen"}
     assert committed == make_expectations.cases()
-
-
-@pytest.fixture(scope="module")
-def smol(tmp_path_factory):
-    """SmolLM2, whose file carries its makers' template."""
-    daemon = Daemon(tmp_path_factory.mktemp("templates"))
-    daemon.file = packaged.smollm2()
-    daemon.write("smol.yaml", service("smol", "gguf", f"file://{daemon.file}"))
-    daemon.start()
-    daemon.wait_ready("smol", within_s=120)
-    yield daemon
-    assert daemon.stop() == 0
 
 
 def template_of(file):

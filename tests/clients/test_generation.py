@@ -9,7 +9,7 @@ import numpy as np
 import packaged
 import pytest
 import tiny_t5
-from daemon import Daemon
+from daemon import Daemon, of_format
 
 SEEDS = {"llama": 7, "mistral": 13, "qwen2": 25, "qwen3": 35, "gemma": 41, "gemma2": 51, "gemma3": 61, "phi3": 75}
 T5_SEEDS = {"t5": 10, "flan": 7}
@@ -26,12 +26,6 @@ SMOLLM2 = {
 }
 
 
-def service(name, kind, uri):
-    model = {"modelFormat": {"name": kind}, "storageUri": uri, "protocolVersion": "v2"}
-    spec = {"predictor": {"model": model}}
-    return json.dumps({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": name}, "spec": spec})
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """One daemon with a tiny model of each family, their references, and SmolLM2."""
@@ -40,13 +34,13 @@ def served(tmp_path_factory):
     for family, seed in SEEDS.items():
         weights = language_models.write(daemon.models / family, family, seed)
         daemon.references[family] = language_models.Reference(family, weights)
-        daemon.write(f"{family}.yaml", service(family, "huggingface", family))
+        daemon.write(f"{family}.yaml", of_format(family, "huggingface", family))
     for kind, seed in T5_SEEDS.items():
         weights = tiny_t5.write(daemon.models / kind, kind, seed)
         daemon.references[kind] = tiny_t5.Reference(kind, weights)
-        daemon.write(f"{kind}.yaml", service(kind, "huggingface", kind))
+        daemon.write(f"{kind}.yaml", of_format(kind, "huggingface", kind))
     file = packaged.smollm2()
-    daemon.write("smol.yaml", service("smol", "gguf", f"file://{file}"))
+    daemon.write("smol.yaml", of_format("smol", "gguf", f"file://{file}"))
     daemon.start()
     for name in [*SEEDS, *T5_SEEDS, "smol"]:
         daemon.wait_ready(name, within_s=120)
@@ -138,7 +132,7 @@ def test_a_t5_holds_no_conversation_and_is_no_decoder(served):
 def test_a_t5_that_runs_out_of_room_gives_the_same_answers(tmp_path):
     daemon = Daemon(tmp_path)
     reference = tiny_t5.Reference("flan", tiny_t5.write(daemon.models / "flan", "flan", T5_SEEDS["flan"]))
-    daemon.write("flan.yaml", service("flan", "huggingface", "flan") )
+    daemon.write("flan.yaml", of_format("flan", "huggingface", "flan"))
     # Room for two prompts of 108 tokens and their answers at most; a block of sixteen tokens is 18,432 bytes.
     daemon.start(config=f"generation:\n  kv_bytes_max: {24 * 18432}\n")
     daemon.wait_ready("flan", within_s=60)
@@ -203,7 +197,7 @@ def test_a_gguf_files_types_are_its_own(served):
 def test_a_new_revision_lets_the_old_one_finish_what_it_writes(served):
     """A stream that began before a swap ends with the old model's words, while new requests go to the new one."""
     smollm2 = packaged.smollm2()
-    served.write("swapped.yaml", service("swapped", "gguf", f"file://{smollm2}"))
+    served.write("swapped.yaml", of_format("swapped", "gguf", f"file://{smollm2}"))
     served.wait_ready("swapped", within_s=60)
     count, started, texts = 24, threading.Event(), []
     body = {"prompt": "Once upon a time", "max_tokens": count, "temperature": 0, "ignore_eos": True}
@@ -220,7 +214,7 @@ def test_a_new_revision_lets_the_old_one_finish_what_it_writes(served):
     reader = threading.Thread(target=read)
     reader.start()
     assert started.wait(30)
-    served.write("swapped.yaml", service("swapped", "huggingface", "llama"))
+    served.write("swapped.yaml", of_format("swapped", "huggingface", "llama"))
     ask = {"max_tokens": 8, "ignore_eos": True}
     after = answers(served.client, "llama", ["x"], **ask)
     served.wait_for(lambda: answers(served.client, "swapped", ["x"], **ask) == after, 30, "answers with the new model")

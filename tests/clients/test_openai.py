@@ -5,24 +5,9 @@ import json
 import subprocess
 
 import openai
-import packaged
 import pytest
-from daemon import Daemon
-from test_generation import service
 
 QUESTION = [{"role": "user", "content": "What is the capital of Japan?"}]
-
-
-@pytest.fixture(scope="module")
-def smol(tmp_path_factory):
-    """SmolLM2, ready to be asked."""
-    daemon = Daemon(tmp_path_factory.mktemp("openai"))
-    file = packaged.smollm2()
-    daemon.write("smol.yaml", service("smol", "gguf", f"file://{file}"))
-    daemon.start()
-    daemon.wait_ready("smol", within_s=120)
-    yield daemon
-    assert daemon.stop() == 0
 
 
 def address(daemon):

@@ -6,7 +6,7 @@ import numpy as np
 import openai
 import packaged
 import pytest
-from test_generation import service
+from daemon import of_format
 from test_scaling import HASTY, MIB, is_asleep, metric, scaled, weights_model
 
 QUESTION = [{"role": "user", "content": "What is the capital of Japan?"}]
@@ -16,7 +16,7 @@ LONG = {"model": "smol", "prompt": "Once upon a time", "max_tokens": 40, "extra_
 def sleeper():
     """SmolLM2 with `minReplicas: 0`."""
     file = packaged.smollm2()
-    return service("smol", "gguf", f"file://{file}").replace('"predictor": {', '"predictor": {"minReplicas": 0, ')
+    return of_format("smol", "gguf", f"file://{file}").replace('"predictor": {', '"predictor": {"minReplicas": 0, ')
 
 
 def client_of(daemon):

@@ -10,7 +10,7 @@ import threading
 import zipfile
 
 import pytest
-from daemon import ROOT, Daemon, service
+from daemon import ROOT, Daemon, free_port, service
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "stores"))
 import servers  # noqa: E402
@@ -236,7 +236,7 @@ def told(tmp_path_factory):
         ask("a server that is busy", path("busy"))
         ask("a server that is broken", path("broken"))
         ask("no such host", "http://nowhere.invalid/model.onnx")
-        ask("nobody listens", f"http://127.0.0.1:{servers.free_port()}/model.onnx")
+        ask("nobody listens", f"http://127.0.0.1:{free_port()}/model.onnx")
         ask("a certificate that nobody vouches for", f"{unknown.address}/model.onnx")
         ask("a server that falls silent", path("stall"))
         ask("a connection that breaks again and again", path("cut"))

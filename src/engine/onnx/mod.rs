@@ -94,10 +94,9 @@ impl OnnxLoader {
         let load = |file: &Path, done| load::session(library.environment(), file, &self.config, options, (done, Processor::Cpu));
         let Some(graphs) = &self.graphs else { return signed(load(file, Done::Nothing)?, file) };
         if let Some(kept) = graphs.find(file, library) {
-            match (load(&kept.graph(), Done::Optimised), kept.signature()) {
-                (Ok(session), Ok(signature)) => return Ok((session, signature)),
-                (Err(error), _) => OptimisedGraphs::forget(&kept, &error.to_string()),
-                (_, Err(error)) => OptimisedGraphs::forget(&kept, &error.to_string()),
+            match load(&kept.graph(), Done::Optimised).and_then(|session| Ok((session, kept.signature()?))) {
+                Ok(signed) => return Ok(signed),
+                Err(error) => OptimisedGraphs::forget(&kept, &error.to_string()),
             }
         }
         let began = Instant::now();

@@ -19,6 +19,8 @@ import time
 import urllib.parse
 import urllib.request
 
+from daemon import free_port
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
 CACHE = pathlib.Path(os.environ.get("KSERVED_CACHE") or ROOT / ".cache")
@@ -42,12 +44,6 @@ def fill(store, address, folder, **environment):
     done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_open(port, process, log):

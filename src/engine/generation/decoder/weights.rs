@@ -2,7 +2,7 @@
 
 use super::HEAD_MAX;
 use crate::engine::generation::architecture::Architecture;
-use crate::engine::generation::weights::{self, Dtype, ForEach, Half, Matrix, Room, Source, StoredTensor, dequantise};
+use crate::engine::generation::weights::{self, Dtype, ForEach, Half, Matrix, Pages, Source, StoredTensor, dequantise};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(in crate::engine::generation) trait Packing {
 /// Panels for the kernels, plain numbers rounded to `half` where there is one.
 struct Panels<'a, 'b> {
     half: Option<Half>,
-    room: Room,
+    pages: Pages,
     for_each: &'a mut ForEach<'b>,
 }
 
@@ -32,7 +32,7 @@ impl Packing for Panels<'_, '_> {
     type Vector = Vec<f32>;
 
     fn matrix(&mut self, stored: &StoredTensor<'_>) -> Result<Matrix, String> {
-        weights::pack(stored, self.half, &mut self.room, self.for_each)
+        weights::pack(stored, self.half, &mut self.pages, self.for_each)
     }
 
     fn vector(&mut self, numbers: Vec<f32>) -> Result<Vec<f32>, String> {
@@ -171,7 +171,7 @@ impl Decoder {
         if architecture.head_dimensions > HEAD_MAX {
             return Err(format!("{} numbers of an attention head are more than {HEAD_MAX}", architecture.head_dimensions));
         }
-        let decoder = Self::load_as(source, architecture, names, half, &mut Panels { half, room: Room::default(), for_each })?;
+        let decoder = Self::load_as(source, architecture, names, half, &mut Panels { half, pages: Pages::default(), for_each })?;
         for (at, layer) in decoder.layers.iter().enumerate() {
             alike(&layer.qkv).map_err(|()| format!("layer {at} mixes plain and quantised queries, keys and values"))?;
             alike(&layer.gate_up).map_err(|()| format!("layer {at} mixes plain and quantised gates"))?;

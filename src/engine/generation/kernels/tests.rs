@@ -1,7 +1,7 @@
 //! Every level gives the bits of the plain one, and the plain one is right.
 
 use super::*;
-use crate::engine::generation::weights::{Dtype, Matrix, Room, StoredTensor};
+use crate::engine::generation::weights::{Dtype, Matrix, Pages, StoredTensor};
 use half::f16;
 
 /// Numbers without a pattern, the same each time.
@@ -100,7 +100,7 @@ fn every_level_multiplies_every_type_to_the_same_bits_and_the_right_numbers() {
         let (rows, columns, mut noise) = (83, 512, Noise(7));
         let bytes = stored(dtype, rows, columns, &mut noise);
         let stored = StoredTensor { dtype, shape: vec![rows, columns], bytes: &bytes };
-        let matrix = Matrix::pack(&stored, &mut Room::default(), &mut in_turn).unwrap();
+        let matrix = Matrix::pack(&stored, &mut Pages::default(), &mut in_turn).unwrap();
         let tokens: Vec<Vec<f32>> = (0..15).map(|_| noise.floats(columns)).collect();
         let plain = multiplied(Level::Plain, &matrix, &tokens);
         for level in Level::all() {

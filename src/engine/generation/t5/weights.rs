@@ -1,7 +1,7 @@
 //! The weights of a T5, found by the names that Hugging Face folders give them.
 
 use super::shape::Shape;
-use crate::engine::generation::weights::{self, Dtype, ForEach, Half, Matrix, Room, Source, StoredTensor, dequantise};
+use crate::engine::generation::weights::{self, Dtype, ForEach, Half, Matrix, Pages, Source, StoredTensor, dequantise};
 use std::sync::Arc;
 
 /// Attention: of a text to itself, of an answer to itself, or of an answer to the text.
@@ -68,7 +68,7 @@ impl Weights {
     ) -> Result<Self, String> {
         let names = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
         let embedding = names.into_iter().find(|name| source.tensor(name).is_some()).unwrap_or(names[0]);
-        let mut finder = Finder { source: &*source, shape, half, room: Room::default(), for_each };
+        let mut finder = Finder { source: &*source, shape, half, pages: Pages::default(), for_each };
         let vocabulary = finder.stored(embedding)?.rows_and_columns().0;
         finder.of_shape(embedding, vocabulary, shape.hidden)?;
         let head = finder.matrix(if shape.tied { embedding } else { "lm_head.weight" }, vocabulary, shape.hidden)?;
@@ -99,7 +99,7 @@ struct Finder<'a, 'b> {
     source: &'a (dyn Source + Send + Sync),
     shape: &'a Shape,
     half: Option<Half>,
-    room: Room,
+    pages: Pages,
     for_each: &'a mut ForEach<'b>,
 }
 
@@ -118,7 +118,7 @@ impl<'a> Finder<'a, '_> {
 
     fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, String> {
         let stored = self.of_shape(name, rows, columns)?;
-        weights::pack(&stored, self.half, &mut self.room, self.for_each).map_err(|error| format!("tensor `{name}`: {error}"))
+        weights::pack(&stored, self.half, &mut self.pages, self.for_each).map_err(|error| format!("tensor `{name}`: {error}"))
     }
 
     fn vector(&self, name: &str) -> Result<Vec<f32>, String> {

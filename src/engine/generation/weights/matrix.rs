@@ -4,7 +4,7 @@
 //! across lanes. The numbers are those of the file, bit for bit, in another order; that is why the matrix is a copy and the
 //! file's pages can go. A panel is read from front to back once for all tokens of a step.
 
-use super::room::{Part, Room};
+use super::pages::{Pages, Part};
 use super::{Dtype, StoredTensor, pack};
 use std::fmt;
 
@@ -103,7 +103,7 @@ impl Matrix {
     ///
     /// # Errors
     /// A sentence where a shape does not fit, or there is no memory.
-    pub fn pack(stored: &StoredTensor<'_>, room: &mut Room, for_each: &mut ForEach<'_>) -> Result<Self, String> {
+    pub fn pack(stored: &StoredTensor<'_>, pages: &mut Pages, for_each: &mut ForEach<'_>) -> Result<Self, String> {
         let (rows, columns) = stored.rows_and_columns();
         let layout = Layout::of(stored.dtype);
         let (part_columns, part_bytes) = layout.part();
@@ -112,7 +112,7 @@ impl Matrix {
         }
         let panel_bytes = columns / part_columns * part_bytes;
         let panels = rows.div_ceil(PANEL_ROWS);
-        let mut lines = room.take(panels * panel_bytes)?;
+        let mut lines = pages.take(panels * panel_bytes)?;
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut lines);
         let slots: Vec<std::sync::Mutex<&mut [u8]>> = bytes[..panels * panel_bytes].chunks_mut(panel_bytes).map(Into::into).collect();
         for_each(panels, &|panel| {

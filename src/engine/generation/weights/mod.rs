@@ -3,12 +3,12 @@
 mod dtype;
 mod matrix;
 mod pack;
-mod room;
+mod pages;
 mod rounded;
 
 pub use dtype::Dtype;
 pub use matrix::{ForEach, Layout, Matrix, PANEL_ROWS};
-pub use room::Room;
+pub use pages::Pages;
 pub use rounded::{Half, Precision, pack};
 
 use half::{bf16, f16};

@@ -1,6 +1,6 @@
 //! Matrices in a type of half the width, where a user asks for it: less memory to read for each token, and less of it.
 
-use super::{Dtype, ForEach, Matrix, Room, StoredTensor};
+use super::{Dtype, ForEach, Matrix, Pages, StoredTensor};
 use half::{bf16, f16};
 
 /// What plain weights are kept in.
@@ -68,16 +68,16 @@ impl Half {
 ///
 /// # Errors
 /// A shape that does not fit, a number that is too large for the type, or no memory.
-pub fn pack(stored: &StoredTensor<'_>, half: Option<Half>, room: &mut Room, for_each: &mut ForEach<'_>) -> Result<Matrix, String> {
+pub fn pack(stored: &StoredTensor<'_>, half: Option<Half>, pages: &mut Pages, for_each: &mut ForEach<'_>) -> Result<Matrix, String> {
     let plain = matches!(stored.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16);
-    let Some(half) = half.filter(|half| plain && half.dtype() != stored.dtype) else { return Matrix::pack(stored, room, for_each) };
+    let Some(half) = half.filter(|half| plain && half.dtype() != stored.dtype) else { return Matrix::pack(stored, pages, for_each) };
     let numbers = stored.to_f32();
     if let Some(number) = numbers.iter().find(|number| number.is_finite() && !half.rounded(**number).is_finite()) {
         return Err(format!("the number {number} is too large for {}", half.dtype()));
     }
     let bytes = half.bytes(&numbers);
     drop(numbers);
-    Matrix::pack(&StoredTensor { dtype: half.dtype(), shape: stored.shape.clone(), bytes: &bytes }, room, for_each)
+    Matrix::pack(&StoredTensor { dtype: half.dtype(), shape: stored.shape.clone(), bytes: &bytes }, pages, for_each)
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
     fn packed(numbers: &[f32], half: Option<Half>) -> Result<Matrix, String> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         let stored = StoredTensor { dtype: Dtype::F32, shape: vec![1, numbers.len()], bytes: &bytes };
-        pack(&stored, half, &mut Room::default(), &mut |count, work| (0..count).for_each(work))
+        pack(&stored, half, &mut Pages::default(), &mut |count, work| (0..count).for_each(work))
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod sweep;
 mod write;
 
 use super::signature::Signature;
-use super::{OnnxConfig, library::Library};
+use super::{LoadError, OnnxConfig, library::Library};
 use crate::observe;
 use entry::{Entry, unless_gone};
 use identity::Identity;
@@ -86,8 +86,9 @@ impl Kept {
     ///
     /// # Errors
     /// It cannot be read, or is damaged.
-    pub(super) fn signature(&self) -> io::Result<Signature> {
-        Signature::from_json(&fs::read(self.entry.signature())?).map_err(io::Error::other)
+    pub(super) fn signature(&self) -> Result<Signature, LoadError> {
+        let bytes = fs::read(self.entry.signature()).map_err(|error| error.to_string());
+        bytes.and_then(|bytes| Signature::from_json(&bytes)).map_err(LoadError::InvalidModel)
     }
 }
 

@@ -24,13 +24,13 @@ const REGION_BYTES: usize = 32 << 20;
 
 /// Hands out memory for one matrix after the other. Holds on to the last region only; each matrix holds on to its own.
 #[derive(Debug, Default)]
-pub struct Room {
+pub struct Pages {
     region: Option<Arc<Region>>,
     used: usize,
 }
 
-impl Room {
-    /// Room of zeros for so many bytes, rounded up to whole lines.
+impl Pages {
+    /// Zeros for so many bytes, rounded up to whole lines.
     ///
     /// # Errors
     /// The system has no memory.
@@ -95,7 +95,7 @@ impl Deref for Part {
 
     fn deref(&self) -> &[Line] {
         #[expect(unsafe_code, reason = "matrices lie in one piece of memory, and each owns its own")]
-        // SAFETY: `Room` gave these lines, which lie within the region and began as zeros, to this part alone, and they live as
+        // SAFETY: `Pages` gave these lines, which lie within the region and began as zeros, to this part alone, and they live as
         // long as the region that it holds.
         unsafe {
             std::slice::from_raw_parts(self.region.first.add(self.start).as_ptr(), self.lines)
@@ -119,16 +119,16 @@ mod tests {
 
     #[test]
     fn parts_are_zeros_at_whole_lines_and_none_reaches_into_another() {
-        let mut room = Room::default();
+        let mut pages = Pages::default();
         let sizes = [1, 64, 65, 5 << 20, 30 << 20, 40 << 20, 7];
-        let mut parts: Vec<Part> = sizes.iter().map(|&bytes| room.take(bytes).unwrap()).collect();
+        let mut parts: Vec<Part> = sizes.iter().map(|&bytes| pages.take(bytes).unwrap()).collect();
         for (number, (part, bytes)) in (1..).zip(parts.iter_mut().zip(sizes)) {
             assert_eq!(part.len(), bytes.div_ceil(64));
             assert!(part.as_ptr().addr().is_multiple_of(64));
             assert!(part.iter().all(|line| line.0 == [0; 64]));
             part.fill(Line([number; 64]));
         }
-        drop(room);
+        drop(pages);
         parts.swap_remove(3);
         for (part, number) in parts.iter().zip([1, 2, 3, 7, 5, 6]) {
             assert!(part.iter().all(|line| line.0 == [number; 64]), "part {number}");
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn more_than_the_system_has_is_refused_in_words() {
-        let message = Room::default().take(1 << 56).unwrap_err();
+        let message = Pages::default().take(1 << 56).unwrap_err();
         assert!(message.starts_with("the system has no "), "{message}");
     }
 }
