@@ -72,7 +72,7 @@ pub fn cache_bytes(models: u64, partial: u64) {
     metrics::gauge!("kserved_cache_bytes", "of" => "unfinished").set(as_float(partial));
 }
 
-/// Bytes that all models may take together.
+/// Bytes that the process may take with all its models.
 pub fn memory_limit(bytes: u64) {
     #[expect(clippy::cast_precision_loss, reason = "memory is far smaller than 2^52 bytes")]
     metrics::gauge!("kserved_memory_models_limit_bytes").set(bytes as f64);

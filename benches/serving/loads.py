@@ -35,7 +35,14 @@ options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 options.enable_mem_pattern, options.enable_mem_reuse = False, sys.argv[2] == "reuse"
 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+def in_its_format(model):
+    with open(model, "rb") as file:
+        own = file.read(8)[4:] == b"ORTM"
+    options.add_session_config_entry("session.load_model_format", "ORT" if own else "ONNX")
+    for key in ["use_memory_mapped_ort_model", "use_ort_model_bytes_for_initializers"]:
+        options.add_session_config_entry(f"session.{key}", "1" if own else "0")
 tiny = onnxruntime.InferenceSession(sys.argv[3], options, providers=["CPUExecutionProvider"])
+in_its_format(sys.argv[1])
 began = time.perf_counter()
 onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 print(1e3 * (time.perf_counter() - began))
@@ -75,7 +82,7 @@ def row(folder, options, name, file, tiny):
         (running.models / "model.yaml").unlink()
         second.append(load_ms(running, name, file))
         running.stop()
-        (graph,) = (optimised / "graphs").glob("*/graph.onnx")
+        (graph,) = (optimised / "graphs").glob("*/graph")
         alone.append(alone_ms(graph, "reuse", tiny))
         planless.append(alone_ms(graph, "none", tiny))
     first, second, alone, planless = map(statistics.median, (first, second, alone, planless))

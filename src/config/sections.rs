@@ -106,11 +106,11 @@ impl Default for Autoscaling {
     }
 }
 
-/// What all models may take together.
+/// What the daemon may take with all its models.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memory {
-    /// Bytes of all models; those nobody used for longest sleep when one more needs room. 0 takes `models_percent`.
+    /// Bytes of the process and its models; those nobody used for longest sleep when one more needs room. 0 takes `models_percent`.
     pub models_bytes_max: u64,
     /// That share of the machine's memory, or of what the control group allows, in percent.
     pub models_percent: u64,

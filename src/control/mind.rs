@@ -71,6 +71,8 @@ pub(super) struct Mind {
     pub(super) queue: Queue,
     /// Loads at once.
     pub(super) loads: Arc<Semaphore>,
+    /// Where models that serve already stand to be warmed up, one at a time.
+    pub(super) warm_ups: Arc<tokio::sync::Mutex<()>>,
     /// Threads of all runs together.
     pub(super) threads: ThreadBudget,
     pub(super) reader: Reader,
@@ -128,6 +130,7 @@ impl Mind {
             services,
             queue,
             loads,
+            warm_ups: Arc::default(),
             threads,
             reader,
             announce,

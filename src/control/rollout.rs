@@ -11,7 +11,7 @@ use super::replicas::Size;
 use super::services::{OutOfReach, Replicas, Running, Service, Why, route_of};
 use super::sides::Fresh;
 use super::status::Stage;
-use super::warm_up::warm_up;
+use super::warm_up::{warm_up, warm_up_in_line};
 use crate::api::inference_service::InferenceService;
 use crate::api::status::{FailureInfo, FailureReason};
 use crate::api::{Resource, ResourceKey};
@@ -182,8 +182,7 @@ impl Rollout {
         let asked_for = self.settle(Fresh { latest: Some(running), others: Vec::new() }).await?;
         self.say(Stage::Serving);
         self.mind.ready_report(&self.key, name, began.elapsed());
-        let may_sleep = |service: &mut Service| service.scale.as_ref().is_some_and(|scale| scale.initial == 0 && scale.min == 0);
-        if !asked_for && self.mind.services.with(&self.key, may_sleep) {
+        if !asked_for && self.mind.services.with(&self.key, |service| service.begins_asleep()) {
             self.mind.put_to_sleep(&self.key, name, Why::Idle);
         }
         Ok(())
@@ -195,17 +194,29 @@ impl Rollout {
         let memory = self.room_for(model_dir.path()).await?;
         let model = self.load(model_dir.path(), &memory).await?;
         let handle = ModelHandle::start(Arc::clone(&model), self.pool_options(name, model.metadata()), self.mind.threads.clone());
-        let deadline = Instant::now() + Duration::from_secs(self.spec.timeout_s);
-        tokio::select! {
-            () = self.superseded.cancelled() => return Err(Stop::Superseded),
-            () = warm_up(&handle, deadline) => {}
-        }
+        self.warm_up(&handle).await?;
         let route = Arc::new(route_of(&self.spec, Target::Ready(handle.clone())));
         let (name, spec, placement) = (name.clone(), self.spec.clone(), model.placement());
         if let Placement::CpuInstead(why) = &placement {
             tracing::warn!(service = %self.key, "the model asks for a GPU and computes on the CPU: {why}");
         }
         Ok(Running { name, spec, files, handle, route, model: model_dir, woken_at: None, memory, placement })
+    }
+
+    /// Warms a revision up before its requests move to it from another. Where none serves, being warm is no reason to make callers
+    /// wait: it is done beside their requests, and not at all where they are waiting already or the model goes to sleep first.
+    async fn warm_up(&self, handle: &ModelHandle) -> Result<(), Stop> {
+        let at_most = Duration::from_secs(self.spec.timeout_s);
+        let when = |service: &mut Service| (service.running.is_some(), service.woken_at.is_some() || service.begins_asleep());
+        match self.mind.services.with(&self.key, when) {
+            (true, _) => tokio::select! {
+                () = self.superseded.cancelled() => return Err(Stop::Superseded),
+                () = warm_up(handle, at_most) => {}
+            },
+            (false, true) => {}
+            (false, false) => drop(tokio::spawn(warm_up_in_line(handle.downgrade(), Arc::clone(&self.mind.warm_ups), at_most))),
+        }
+        Ok(())
     }
 
     /// Takes what the model's files predict of the memory for models, and waits for it where others have it.
@@ -484,7 +495,7 @@ fn too_large(file_bytes: u64, out_of_reach: OutOfReach, (limit, fits_alone): (u6
         ""
     };
     let message = format!(
-        "the model does not fit into memory: its files have {} MiB, all models together may take {} MiB{others}\n\n\
+        "the model does not fit into memory: its files have {} MiB, the daemon with all its models may take {} MiB{others}\n\n\
          hint: raise `memory.models_bytes_max`{instead}",
         mebibytes(file_bytes),
         mebibytes(limit),

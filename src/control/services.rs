@@ -259,6 +259,11 @@ impl Service {
         self.woken_at.and(self.asleep.as_ref()).map(|asleep| asleep.spec.clone())
     }
 
+    /// Whether what was loaded is put to sleep until somebody asks for it.
+    pub(super) fn begins_asleep(&self) -> bool {
+        self.scale.as_ref().is_some_and(|scale| scale.initial == 0 && scale.min == 0)
+    }
+
     /// The revision that answers, or would if it were woken.
     pub(super) fn serving(&self) -> Option<&RevisionName> {
         let running = self.running.as_ref().map(|running| &running.name);

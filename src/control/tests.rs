@@ -6,6 +6,7 @@ mod graphs;
 mod local_models;
 mod rolling_out;
 mod sleeping;
+mod warming;
 
 use crate::api::status::{InferenceServiceStatus, ModelState, TransitionStatus};
 use crate::engine::{Cancel, Engine, EngineError, EngineLoader, GpuConfig, LoadError, LoadOptions, LoadedModel};
@@ -28,8 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 struct Scripted {
     loads: Mutex<Vec<String>>,
-    /// A model that says `slow` loads once the other end is dropped.
-    slow: Mutex<std::sync::mpsc::Receiver<()>>,
+    /// What runs and has run.
+    runs: Arc<Mutex<Vec<String>>>,
+    /// A model that says `slow` loads once the other end is dropped, one that says `cold` runs then.
+    slow: Arc<Mutex<std::sync::mpsc::Receiver<()>>>,
 }
 
 impl EngineLoader for Scripted {
@@ -48,7 +51,8 @@ impl EngineLoader for Scripted {
         }
         let tensor = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Bytes, shape: vec![1], optional: false };
         let metadata = ModelMetadata { inputs: vec![tensor("x")], outputs: vec![tensor("y")], ..ModelMetadata::default() };
-        Ok(Arc::new(Model { text, metadata: Arc::new(metadata) }))
+        let (runs, slow) = (Arc::clone(&self.runs), Arc::clone(&self.slow));
+        Ok(Arc::new(Model { text, metadata: Arc::new(metadata), runs, slow }))
     }
 }
 
@@ -56,6 +60,8 @@ impl EngineLoader for Scripted {
 struct Model {
     text: String,
     metadata: Arc<ModelMetadata>,
+    runs: Arc<Mutex<Vec<String>>>,
+    slow: Arc<Mutex<std::sync::mpsc::Receiver<()>>>,
 }
 
 impl LoadedModel for Model {
@@ -70,6 +76,10 @@ impl LoadedModel for Model {
 
 impl Engine for Model {
     fn infer(&mut self, _: &[Tensor], _: &[usize], _: &Cancel) -> Result<Vec<Tensor>, EngineError> {
+        self.runs.lock().unwrap().push(self.text.clone());
+        if self.text == "cold" {
+            assert!(self.slow.lock().unwrap().recv().is_err());
+        }
         if self.text.starts_with("errs") {
             return Err(EngineError::Failed("the model asks for it".to_owned()));
         }
@@ -166,7 +176,7 @@ impl House {
 
     async fn over_with(folder: TempDir, config: Config) -> Self {
         let (hold, slow) = std::sync::mpsc::channel();
-        let engine = Arc::new(Scripted { loads: Mutex::default(), slow: Mutex::new(slow) });
+        let engine = Arc::new(Scripted { loads: Mutex::default(), runs: Arc::default(), slow: Arc::new(Mutex::new(slow)) });
         let router = Router::default();
         let (repository, commands) = Repository::channel();
         let mut engines = EngineRegistry::default();

@@ -1,36 +1,43 @@
-//! One run before a model serves, so that the first caller does not pay for what the engine puts off.
+//! One run of a model that was loaded, so that the first caller does not pay for what the engine puts off.
 
-use crate::inference::{InferenceError, InferenceRequest, TensorSpec};
-use crate::pool::ModelHandle;
+use crate::inference::{InferenceError, TensorSpec};
+use crate::pool::{ModelHandle, WeakHandle};
 use crate::tensor::{DataType, Tensor};
 use bytes::Bytes;
-use tokio::time::Instant;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
-/// Bytes of one warm-up input at most; a model that wants more is not run before it serves.
+/// Bytes of one warm-up input at most; a model that wants more is not warmed up.
 const INPUT_BYTES_MAX: usize = 64 << 20;
 
-/// Asks the model once, with zeros and empty strings of the declared shapes, 1 where any size goes.
+/// Runs the model once, with zeros and empty strings of the declared shapes, 1 where any size goes; waits for it `at_most`.
 ///
 /// That the model loaded proves that it can serve; whether it can make something of zeros does not. So a
 /// failed run is logged and the model serves all the same.
-pub(super) async fn warm_up(handle: &ModelHandle, deadline: Instant) {
-    let metadata = handle.metadata();
-    let Some(inputs) = metadata.inputs.iter().filter(|input| !input.optional).map(zeros).collect() else {
+pub(super) async fn warm_up(handle: &ModelHandle, at_most: Duration) {
+    let Some(inputs) = handle.metadata().inputs.iter().filter(|input| !input.optional).map(zeros).collect() else {
         return tracing::debug!(revision = handle.revision(), "not warmed up: an input is too large to make up");
     };
-    let request = InferenceRequest { inputs, ..InferenceRequest::default() };
-    let outcome = handle.infer(request, deadline).await;
-    handle.statistics().forget();
-    // Of ten thousand models most are not asked soon: none of them keeps a thread for it.
-    handle.rest();
+    let outcome = timeout(at_most, handle.warm_up(inputs)).await;
+    let revision = handle.revision();
     match outcome {
-        Ok(_) => {}
-        Err(InferenceError::InvalidInput(error)) => {
-            tracing::debug!(revision = handle.revision(), %error, "the model takes no zeros to warm up");
+        Ok(Ok(())) => {}
+        Ok(Err(_)) if handle.is_retired() => {}
+        Ok(Err(InferenceError::InvalidInput(error))) => tracing::debug!(revision, %error, "the model takes no zeros to warm up"),
+        Ok(Err(error)) => {
+            tracing::warn!(revision, %error, "the warm-up run failed, perhaps because zeros mean nothing to the model; it serves");
         }
-        Err(error) => {
-            tracing::warn!(revision = handle.revision(), %error, "the warm-up run failed, perhaps because zeros mean nothing to the model; it serves");
-        }
+        Err(_) => tracing::warn!(revision, "the warm-up run takes longer than a request may; the model serves"),
+    }
+}
+
+/// The same for a model that serves already: behind all others in `line`, and only if it is still loaded then.
+pub(super) async fn warm_up_in_line(handle: WeakHandle, line: Arc<Mutex<()>>, at_most: Duration) {
+    let _turn = line.lock().await;
+    if let Some(handle) = handle.upgrade() {
+        warm_up(&handle, at_most).await;
     }
 }
 
@@ -41,7 +48,7 @@ fn zeros(input: &TensorSpec) -> Option<Tensor> {
     let width = input.datatype.width().unwrap_or(4);
     let bytes = count.checked_mul(width).filter(|bytes| *bytes <= INPUT_BYTES_MAX)?;
     debug_assert!(input.datatype.width().is_some() || input.datatype == DataType::Bytes, "only strings have no width");
-    Tensor::new(std::sync::Arc::clone(&input.name), input.datatype, shape, Bytes::from(vec![0; bytes])).ok()
+    Tensor::new(Arc::clone(&input.name), input.datatype, shape, Bytes::from(vec![0; bytes])).ok()
 }
 
 #[cfg(test)]

@@ -16,11 +16,13 @@ mod queue;
 mod spare;
 pub mod statistics;
 pub mod threads;
+mod warm_up;
 mod watchdog;
 mod worker;
 
 pub use batch::Batching;
 pub use generation::Answering;
+pub use warm_up::WeakHandle;
 
 use crate::engine::generation::Generator;
 use crate::engine::{Cancel, LoadedModel};
@@ -102,6 +104,8 @@ struct Pool {
     demand: Demand,
     /// Set when the pool is drained: who finds it so looks for the one that took its place.
     retired: AtomicBool,
+    /// Stops the run that nobody asked for, once the pool takes no more.
+    warming: Cancel,
 }
 
 /// What a worker sends back.
@@ -147,6 +151,7 @@ impl ModelHandle {
             statistics: Statistics::default(),
             demand,
             retired,
+            warming: Cancel::default(),
         };
         Self { shared: Arc::new(Shared { pool: Arc::new(pool) }) }
     }
@@ -243,11 +248,6 @@ impl ModelHandle {
         self.shared.pool.queue.set_places(workers_max);
     }
 
-    /// Lets idle worker threads go at once; the next request that needs one starts one again.
-    pub fn rest(&self) {
-        self.shared.pool.queue.rest();
-    }
-
     /// How many requests may wait from now on beyond those that a free worker takes at once.
     pub fn set_waiting_max(&self, waiting_max: usize) {
         self.shared.pool.queue.set_waiting_max(waiting_max);
@@ -314,6 +314,7 @@ impl Pool {
     /// Takes no more requests.
     fn close(&self) {
         self.queue.close();
+        self.warming.cancel();
         if let Some(generator) = &self.generator {
             generator.close();
         }

@@ -78,8 +78,6 @@ struct State {
     /// Runs at once, at most.
     places: usize,
     closed: bool,
-    /// Workers without an entry end; until the next one comes.
-    resting: bool,
     pace: Pace,
 }
 
@@ -131,7 +129,6 @@ impl Queue {
         }
         let displaced = if state.waiting.len() < room { None } else { Some((state.waiting.displace(entry.priority).ok_or(full)?, full)) };
         state.waiting.push(entry);
-        state.resting = false;
         let start_worker = state.waiting.len() > state.counts.idle && state.counts.workers < state.places;
         if start_worker {
             state.counts.workers += 1;
@@ -175,7 +172,7 @@ impl Queue {
                     state.counts.running += 1;
                     return true;
                 }
-                Next::Nothing if state.waiting.is_empty() && (state.closed || state.resting || waited_enough) => {
+                Next::Nothing if state.waiting.is_empty() && (state.closed || waited_enough) => {
                     self.worker_ends(&mut state);
                     return false;
                 }
@@ -216,18 +213,17 @@ impl Queue {
         self.place_is_free(&mut state);
     }
 
+    /// A run that took no place has ended after that time.
+    pub(super) fn learn(&self, run: Duration) {
+        self.lock().pace.ran(run, 1);
+    }
+
     fn place_is_free(&self, state: &mut State) {
         state.counts.running -= 1;
         if !state.waiting.is_empty() {
             self.work.notify_one();
         }
         self.tell_if_ended(state);
-    }
-
-    /// Lets the threads of idle workers go; the next entry starts one again.
-    pub(super) fn rest(&self) {
-        self.lock().resting = true;
-        self.work.notify_all();
     }
 
     /// How many may run at once from now on, at least one.

@@ -152,16 +152,6 @@ impl Statistics {
         self.latencies.get_or_init(Box::default).counts()
     }
 
-    /// Takes back what the warm-up runs left, before the first caller.
-    pub fn forget(&self) {
-        self.executions.store(0, Ordering::Relaxed);
-        for batch in self.batches.iter().filter_map(OnceLock::get) {
-            for number in [&batch.runs, &batch.joining_ns, &batch.infer_ns] {
-                number.store(0, Ordering::Relaxed);
-            }
-        }
-    }
-
     /// The numbers now. Counters that change meanwhile may differ by the requests of that moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -267,13 +257,5 @@ mod tests {
         assert_eq!(before.count(), 0);
         (0..3).for_each(|_| statistics.succeeded(&spent));
         assert_eq!(statistics.latencies().since(&before).count(), 3);
-    }
-
-    #[test]
-    fn a_warm_up_leaves_nothing_behind() {
-        let statistics = Statistics::default();
-        statistics.executed(1, MS, MS);
-        statistics.forget();
-        assert_eq!(statistics.snapshot(), Snapshot::default());
     }
 }

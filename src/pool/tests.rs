@@ -3,6 +3,7 @@
 mod here;
 mod joining;
 mod leaving;
+mod warming;
 
 use super::*;
 use crate::engine::cancel::Stop;
@@ -346,18 +347,6 @@ async fn draining_an_idle_pool_does_not_wait_for_its_idle_time() {
     scene.handle.drain(Duration::from_mins(10)).await;
     assert_eq!(scene.handle.workers(), 0);
     scene.handle.drain(Duration::from_mins(10)).await;
-}
-
-#[tokio::test]
-async fn a_pool_that_rests_has_no_thread_and_starts_one_for_the_next_request() {
-    let scene = scene(2, 1);
-    for engines in 1..=2 {
-        scene.step(Step::Answer);
-        scene.handle.infer(request(1), later()).await.unwrap();
-        scene.handle.rest();
-        scene.handle.shared.pool.queue.ended().await;
-        assert_eq!((scene.handle.workers(), scene.engines.load(Ordering::SeqCst)), (0, engines));
-    }
 }
 
 #[tokio::test]

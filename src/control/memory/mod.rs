@@ -1,4 +1,4 @@
-//! The memory that models may take together: who holds how much, who waits for room, what the machine says.
+//! The memory that the process may take with all its models: who holds how much, who waits for room, what the machine says.
 //!
 //! A load first takes a reservation for what its files predict and corrects it afterwards to what was measured. The
 //! bytes stay reserved until the model is unloaded and its memory given back, so that two loads never count on the
@@ -19,8 +19,6 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(super) struct Memory {
     limit_bytes: u64,
-    /// What the process held before the first model.
-    base_bytes: u64,
     ledger: Mutex<Ledger>,
     freed: Notify,
     /// Held by the load that looks for room: those behind it wait in line.
@@ -52,13 +50,12 @@ impl Memory {
     pub(super) fn new(bytes: u64, percent: u64) -> Self {
         let limit_bytes = if bytes > 0 { bytes } else { machine::total_bytes() / 100 * percent };
         observe::memory_limit(limit_bytes);
-        Self::with(limit_bytes, resident_bytes())
+        Self::with(limit_bytes)
     }
 
-    fn with(limit_bytes: u64, base_bytes: u64) -> Self {
+    fn with(limit_bytes: u64) -> Self {
         Self {
             limit_bytes,
-            base_bytes,
             ledger: Mutex::default(),
             freed: Notify::new(),
             line: tokio::sync::Mutex::default(),
@@ -67,7 +64,7 @@ impl Memory {
         }
     }
 
-    /// All that models may take together.
+    /// All that the process may take, its models among it.
     pub(super) const fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
@@ -107,10 +104,10 @@ impl Memory {
         ledger.leaving > 0 && held.saturating_add(bytes) > self.limit_bytes
     }
 
-    /// What the process holds beside the models, threads and requests for example. It narrows the budget to a half at
+    /// What the process holds beside the models: its program and libraries, threads, requests. It narrows the budget to a half at
     /// most: putting models to sleep does not make it less.
     fn beside(&self, ledger: &Ledger, resident_bytes: u64) -> u64 {
-        resident_bytes.saturating_sub(self.base_bytes + ledger.taken - ledger.coming).min(self.limit_bytes / 2)
+        resident_bytes.saturating_sub(ledger.taken - ledger.coming).min(self.limit_bytes / 2)
     }
 
     /// Resolves when bytes were given back after this call.
@@ -206,7 +203,7 @@ mod tests {
 
     #[test]
     fn no_more_is_taken_than_there_is_and_what_is_dropped_is_there_again() {
-        let memory = Arc::new(Memory::with(100, 10));
+        let memory = Arc::new(Memory::with(100));
         let first = memory.take(60).unwrap();
         assert!(memory.take(60).is_none());
         assert_eq!(memory.missing(60, 0), 20);
@@ -220,19 +217,19 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_nobody_accounts_for_counts_above_what_the_process_began_with() {
-        let memory = Arc::new(Memory::with(100, 10));
+    fn what_the_process_holds_beside_its_models_counts_up_to_a_half_of_the_budget() {
+        let memory = Arc::new(Memory::with(100));
         let models = memory.take(40).unwrap();
-        assert_eq!(memory.missing(40, 10 + 30), 10, "as long as it loads, what is there may be other things");
+        assert_eq!(memory.missing(40, 30), 10, "as long as it loads, what is there may be other things");
         models.correct(40);
-        assert_eq!(memory.missing(40, 10 + 30), 0);
-        assert_eq!(memory.missing(40, 10 + 75), 15);
-        assert_eq!(memory.missing(40, 10 + 1000), 30, "but not more than a half of the budget");
+        assert_eq!(memory.missing(40, 40 + 20), 0);
+        assert_eq!(memory.missing(40, 40 + 35), 15);
+        assert_eq!(memory.missing(40, 1000), 30);
     }
 
     #[test]
     fn a_load_is_measured_only_where_it_was_alone() {
-        let memory = Memory::with(100, 0);
+        let memory = Memory::with(100);
         let alone = memory.watch_load();
         assert!(alone.measured(7).is_some_and(|bytes| bytes >= 7));
         let beside = memory.watch_load();

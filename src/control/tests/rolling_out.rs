@@ -353,11 +353,11 @@ fn put_model(folder: &Path, name: &str, mebibytes: u64) {
 async fn a_successor_that_does_not_fit_beside_is_refused_with_the_way_out_and_recreate_is_that_way() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "runtimes/scripted.yaml", RUNTIME);
-    put_model(folder.path(), "old", 60);
-    put_model(folder.path(), "new", 60);
+    put_model(folder.path(), "old", 600);
+    put_model(folder.path(), "new", 600);
     put(folder.path(), "models/iris.yaml", &standard("", "old.txt", &[]));
     let mut config = config(folder.path());
-    config.models_bytes_max = 100 << 20;
+    config.models_bytes_max = 1000 << 20;
     let mut house = House::over_with(folder, config).await;
     house.put("models/iris.yaml", &standard("", "new.txt", &[]));
     let failed = |status: &InferenceServiceStatus| status.model_status.last_failure_info.is_some();
@@ -497,12 +497,12 @@ async fn what_was_promoted_stopped_or_deleted_is_a_first_revision_after_a_restar
 async fn revisions_that_share_requests_both_hold_their_memory_and_give_it_to_nobody() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "runtimes/scripted.yaml", RUNTIME);
-    put_model(folder.path(), "old", 40);
-    put_model(folder.path(), "new", 40);
-    put_model(folder.path(), "wine", 60);
+    put_model(folder.path(), "old", 400);
+    put_model(folder.path(), "new", 400);
+    put_model(folder.path(), "wine", 600);
     put(folder.path(), "models/iris.yaml", &service("iris", "old.txt"));
     let mut config = config(folder.path());
-    config.models_bytes_max = 130 << 20;
+    config.models_bytes_max = 1300 << 20;
     let mut house = House::over_with(folder, config).await;
     house.put("models/iris.yaml", &percent("new.txt", 50));
     house.until_traffic("2:50 1:50:prev | 1 0").await;

@@ -145,11 +145,11 @@ fn put_model(folder: &Path, name: &str, mebibytes: u64) {
     fs::File::create(folder.join(format!("models/{name}.txt.data"))).unwrap().set_len(mebibytes << 20).unwrap();
 }
 
-/// Models of 40 MiB each, 81 while they load, and a budget with room for two of them.
+/// Models of 400 MiB each, 801 while they load, and a budget with room for two of them and the process.
 async fn crowded(names: &[&str], annotations: &str) -> House {
-    let house = hasty(&[], |config| config.models_bytes_max = 130 << 20).await;
+    let house = hasty(&[], |config| config.models_bytes_max = 1300 << 20).await;
     for name in names {
-        put_model(house.folder.path(), name, 40);
+        put_model(house.folder.path(), name, 400);
         house.put(
             &format!("models/{name}.yaml"),
             &scaled(name, &format!("{name}.txt"), "minReplicas: 1", if *name == "a" { annotations } else { "" }),
@@ -184,7 +184,7 @@ async fn the_one_that_nobody_used_for_longest_sleeps_and_never_a_pinned_one() {
     let mut house = crowded(&["a", "b"], "kserved.io/pin: 'true'").await;
     house.until_status("a", "ready", InferenceServiceStatus::is_ready).await;
     house.until_status("b", "ready", InferenceServiceStatus::is_ready).await;
-    put_model(house.folder.path(), "c", 40);
+    put_model(house.folder.path(), "c", 400);
     house.put("models/c.yaml", &service("c", "c.txt"));
     house.until_status("c", "ready", InferenceServiceStatus::is_ready).await;
     house.until_status("b", "asleep", is_asleep).await;
@@ -196,7 +196,7 @@ async fn the_one_that_nobody_used_for_longest_sleeps_and_never_a_pinned_one() {
 async fn a_model_that_cannot_fit_is_refused_with_what_to_do() {
     let mut house = crowded(&["a"], "kserved.io/pin: 'true'").await;
     house.until_status("a", "ready", InferenceServiceStatus::is_ready).await;
-    for (name, mebibytes) in [("large", 131), ("beside", 100)] {
+    for (name, mebibytes) in [("large", 1301), ("beside", 1000)] {
         put_model(house.folder.path(), name, mebibytes);
         house.put(&format!("models/{name}.yaml"), &service(name, &format!("{name}.txt")));
         let status = house
@@ -205,7 +205,7 @@ async fn a_model_that_cannot_fit_is_refused_with_what_to_do() {
             })
             .await;
         let told = &status.condition(condition::PREDICTOR_READY).unwrap().message;
-        assert!(told.contains("may take 130 MiB") && told.contains("memory.models_bytes_max"), "{told}");
+        assert!(told.contains("may take 1300 MiB") && told.contains("memory.models_bytes_max"), "{told}");
     }
     assert_eq!(house.ask("a").await.unwrap(), "a");
 }

@@ -1,5 +1,6 @@
 //! From an ONNX file to a session: the options each session gets, and what a failed load says.
 
+use super::optimised::branches::has_own_format;
 use super::optimised::entry::{WEIGHTS, WEIGHTS_BYTES_MIN};
 use super::{LoadError, LoadOptions, OnnxConfig, appearance, words};
 use ort::environment::Environment;
@@ -10,6 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use GraphOptimizationLevel as Level;
+
+const LOAD_FORMAT: &str = "session.load_model_format";
+const ONNX_FORMAT: &str = "ONNX";
+const OWN_FORMAT: &str = "ORT";
 
 /// Loads a file into a session. Blocks while ONNX Runtime reads and optimises it.
 ///
@@ -27,7 +32,10 @@ pub(super) fn session(
 ) -> Result<Session, LoadError> {
     let name = words::file_name(file);
     // ort panics on types it has no words for, e.g. a sequence of sequences.
-    let loaded = catch_unwind(AssertUnwindSafe(|| builder(environment, config, options, (done, processor))?.commit_from_file(file)));
+    let loaded = catch_unwind(AssertUnwindSafe(|| {
+        let builder = builder(environment, config, options, (done, processor))?;
+        if done == Done::Optimised { in_its_format(builder, file)? } else { builder }.commit_from_file(file)
+    }));
     match loaded {
         Ok(Ok(session)) => Ok(session),
         Ok(Err(error)) => Err(explained(words::refused(&name, error.message()), file)),
@@ -45,6 +53,30 @@ pub(super) fn optimised(environment: &Environment, model: &Path, graph: &Path, c
         .with_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)?
         .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", WEIGHTS_BYTES_MIN)?
         .commit_from_file(model)
+}
+
+/// Writes an optimised graph in ONNX Runtime's own format, weights and all, to another file.
+///
+/// # Errors
+/// ONNX Runtime's own, also where the format has no place for something; whatever lies at `resolved` then is of no use.
+pub(super) fn resolved(environment: &Environment, graph: &Path, resolved: &Path, config: &OnnxConfig) -> ort::Result<Session> {
+    builder(environment, config, &LoadOptions::default(), (Done::Optimised, Processor::Cpu))?
+        .with_optimized_model_path(resolved)?
+        .with_config_entry("session.save_model_format", OWN_FORMAT)?
+        .with_config_entry(LOAD_FORMAT, ONNX_FORMAT)?
+        .commit_from_file(graph)
+}
+
+/// Has a kept graph read in the format that it is in; one in ONNX Runtime's own is mapped, and computed on where it lies.
+fn in_its_format(builder: SessionBuilder, kept: &Path) -> ort::Result<SessionBuilder> {
+    // What cannot be read does not load either, and ONNX Runtime says why.
+    if !has_own_format(kept).unwrap_or(false) {
+        return Ok(builder.with_config_entry(LOAD_FORMAT, ONNX_FORMAT)?);
+    }
+    Ok(builder
+        .with_config_entry(LOAD_FORMAT, OWN_FORMAT)?
+        .with_config_entry("session.use_memory_mapped_ort_model", "1")?
+        .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?)
 }
 
 /// What was done to a graph before it is loaded.

@@ -18,7 +18,8 @@ pub(in super::super) const WEIGHTS_BYTES_MIN: &str = "65536";
 /// What the model takes and gives, of which the graph says only a part.
 pub(super) const SIGNATURE: &str = "signature.json";
 
-const GRAPH: &str = "graph.onnx";
+/// In ONNX's format, or in ONNX Runtime's own.
+const GRAPH: &str = "graph";
 
 /// The folder of a graph.
 #[derive(Debug, Clone, PartialEq, Eq)]

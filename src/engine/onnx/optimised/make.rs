@@ -3,8 +3,8 @@
 use super::super::library::Library;
 use super::super::load::{self, Done, Processor};
 use super::super::{LoadError, LoadOptions, OnnxConfig, signature, words};
-use super::entry::SIGNATURE;
-use super::shapes;
+use super::entry::{SIGNATURE, WEIGHTS, unless_gone};
+use super::{branches, shapes};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -21,7 +21,10 @@ pub(in super::super) fn make(library: &Library, model: &Path, graph: &Path, conf
     drop(session);
     fs::write(graph.with_file_name(SIGNATURE), signature.to_json()).map_err(not_written)?;
     // Patterns of memory are made of the shapes that were planned.
-    if config.memory_pattern { Ok(()) } else { hide_shapes(library, graph, config).map_err(not_written) }
+    if !config.memory_pattern {
+        hide_shapes(library, graph, config).map_err(not_written)?;
+    }
+    resolve_branches(library, graph, config).map_err(not_written)
 }
 
 /// Leaves the shapes where they are if the graph does not load without them.
@@ -29,6 +32,25 @@ fn hide_shapes(library: &Library, graph: &Path, config: &OnnxConfig) -> io::Resu
     let written = fs::read(graph)?;
     let Some(hidden) = shapes::hidden(&written) else { return Ok(()) };
     fs::write(graph, hidden)?;
-    let loaded = load::session(library.environment(), graph, config, &LoadOptions::default(), (Done::Optimised, Processor::Cpu));
-    if loaded.is_err() { fs::write(graph, written) } else { Ok(()) }
+    if loads(library, graph, config) { Ok(()) } else { fs::write(graph, written) }
+}
+
+/// Writes a graph with branches in ONNX Runtime's own format, unless it cannot, or the weights are many.
+fn resolve_branches(library: &Library, graph: &Path, config: &OnnxConfig) -> io::Result<()> {
+    let weights = graph.with_file_name(WEIGHTS);
+    let bytes = fs::metadata(graph)?.len() + fs::metadata(&weights).map_or(0, |weights| weights.len());
+    if bytes > branches::BYTES_MAX || branches::are_in(&fs::read(graph)?) != Some(true) {
+        return Ok(());
+    }
+    let resolved = graph.with_extension("resolved");
+    let written = load::resolved(library.environment(), graph, &resolved, config).is_ok();
+    if written && loads(library, &resolved, config) {
+        fs::rename(&resolved, graph)?;
+        return unless_gone(fs::remove_file(&weights));
+    }
+    unless_gone(fs::remove_file(&resolved))
+}
+
+fn loads(library: &Library, graph: &Path, config: &OnnxConfig) -> bool {
+    load::session(library.environment(), graph, config, &LoadOptions::default(), (Done::Optimised, Processor::Cpu)).is_ok()
 }

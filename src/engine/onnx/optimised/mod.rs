@@ -9,12 +9,14 @@
 //! The first load never waits for this: graphs are written behind it, one at a time, once no model has been loaded for a
 //! while. Nothing here can fail a load: whatever is wrong with an entry, it is deleted and the model loaded as always.
 
+pub(super) mod branches;
 mod content;
 mod cpu;
 pub(super) mod entry;
 mod identity;
 pub(super) mod make;
 mod note;
+mod protobuf;
 mod shapes;
 mod sweep;
 mod write;
@@ -257,7 +259,7 @@ impl Shared {
     /// All that decides what a graph becomes, but the model. Its first word changes when the code that optimises does.
     fn settings(&self, library: &Library) -> String {
         let shapes = if self.memory_pattern { "shapes" } else { "no shapes" };
-        format!("3 all {shapes} {} {}", library.info().version, cpu::description())
+        format!("4 all {shapes} {} {}", library.info().version, cpu::description())
     }
 }
 

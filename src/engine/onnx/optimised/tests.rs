@@ -79,7 +79,11 @@ fn plain_library() -> &'static Library {
 }
 
 fn answer(model: &Arc<dyn LoadedModel>) -> Vec<Tensor> {
-    let floats: Vec<f32> = (0_u8..4).map(|at| f32::from(at) * 0.37 - 0.5).collect();
+    answer_to(-0.5, model)
+}
+
+fn answer_to(first: f32, model: &Arc<dyn LoadedModel>) -> Vec<Tensor> {
+    let floats: Vec<f32> = (0_u8..4).map(|at| f32::from(at) * 0.37 + first).collect();
     let input = Tensor::new("x", DataType::Fp32, vec![1, 4], from_vec(floats)).unwrap();
     model.worker().unwrap().infer(&[input], &[0], &Cancel::never()).unwrap()
 }
@@ -126,6 +130,22 @@ fn a_kept_graph_has_no_shapes_to_plan_by_unless_patterns_of_memory_are_wanted() 
         assert_eq!(kept.inputs[0].shape, [-1, 4]);
         assert_eq!(told.inputs[0].shape, if memory_pattern { &[-1, 4][..] } else { &[] });
     }
+}
+
+#[test]
+fn a_graph_with_branches_is_kept_in_onnx_runtimes_own_format_and_answers_the_same() {
+    let house = House::new(u64::MAX);
+    let model = fixture("branches.onnx");
+    let sums = [-0.5, -0.7, -1.5];
+    let right = sums.map(|first| answer_to(first, &plain().load(&model, &LoadOptions::default()).unwrap()));
+    assert!(right[0] != right[1] && right[1] != right[2]);
+    for _ in 0..2 {
+        assert_eq!(sums.map(|first| answer_to(first, &house.load(&model))), right);
+    }
+    assert!(branches::has_own_format(&house.entry().graph()).unwrap());
+    let flat = House::new(u64::MAX);
+    flat.load(&fixture("mlp.onnx"));
+    assert!(!branches::has_own_format(&flat.entry().graph()).unwrap());
 }
 
 #[test]
