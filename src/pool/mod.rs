@@ -355,7 +355,14 @@ impl Pool {
     /// Joins the threads, all of which have ended or are about to.
     async fn join(&self) {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+        let (ended, ending): (Vec<_>, Vec<_>) = threads.into_iter().partition(JoinHandle::is_finished);
+        for thread in ended {
+            let _ = thread.join();
+        }
+        if ending.is_empty() {
+            return;
+        }
+        let joined = tokio::task::spawn_blocking(move || ending.into_iter().for_each(|thread| drop(thread.join())));
         // It fails only where the runtime is being shut down; then nobody waits for the threads either.
         let _ = joined.await;
     }

@@ -11,8 +11,12 @@ const FALL: f64 = 0.99;
 /// The first runs of a model are slow: the usual time falls faster while so few were seen.
 const FIRST_RUNS: u32 = 64;
 const FIRST_FALL: f64 = 0.8;
-/// One run that took this many times the usual time counts at once.
+/// A run that took this many times the usual time is an outlier. Most of those the system put aside for a while: one alone only
+/// lets the usual time rise as ever ...
 const OUTLIER: f64 = 16.0;
+/// ... but two within so many runs, or one longer than the system puts anything aside for, count at once.
+const OUTLIERS_APART: u32 = 64;
+const LONG: Duration = Duration::from_millis(5);
 
 /// Moving figures of one model's runs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,6 +26,8 @@ pub(super) struct Pace {
     mean_s: f64,
     /// Seconds that most runs stay below.
     usual_s: f64,
+    /// Runs since the last outlier; nothing where it was long ago.
+    since_outlier: Option<u32>,
 }
 
 impl Pace {
@@ -36,8 +42,17 @@ impl Pace {
         self.mean_s += (each_s - self.mean_s) * LATEST_WEIGHT;
         let fall = if self.runs < FIRST_RUNS { FIRST_FALL } else { FALL };
         let step = if run_s > self.usual_s { RISE } else { fall };
-        self.usual_s = (self.usual_s * step).max(run_s / OUTLIER);
+        let counts = self.is_second_outlier(run_s) || run >= LONG;
+        self.usual_s = if counts { (self.usual_s * step).max(run_s / OUTLIER) } else { self.usual_s * step };
         self.runs = self.runs.saturating_add(1);
+    }
+
+    /// Whether this is the second outlier within a few runs; remembers it if it is one.
+    fn is_second_outlier(&mut self, run_s: f64) -> bool {
+        let before = self.since_outlier.take().map(|runs| runs + 1).filter(|runs| *runs < OUTLIERS_APART);
+        let is_one = run_s > self.usual_s * OUTLIER;
+        self.since_outlier = if is_one { Some(0) } else { before };
+        is_one && before.is_some()
     }
 
     /// How long one request takes; nothing before the first run ended.
@@ -76,6 +91,16 @@ mod tests {
     fn one_run_put_aside_by_the_system_changes_the_usual_time_little() {
         let runs = std::iter::repeat_n(5, 200).chain([60]);
         assert!(after(runs).usual().unwrap() < Duration::from_micros(10));
+    }
+
+    #[test]
+    fn one_run_of_milliseconds_changes_the_usual_time_little_and_two_close_by_count() {
+        let usual = |runs_between: usize| {
+            let quick = |runs| std::iter::repeat_n(5, runs);
+            after(quick(200).chain([4_000]).chain(quick(runs_between)).chain([4_000])).usual().unwrap()
+        };
+        assert!(usual(100) < Duration::from_micros(10));
+        assert!(usual(30) > Duration::from_micros(200));
     }
 
     #[test]
