@@ -75,7 +75,8 @@ impl Server {
                 Version::HTTP_2 => request.map(axum::body::Body::new),
                 _ => request.map(|body| low_water.body(body)),
             };
-            async move { Ok::<_, std::convert::Infallible>(entrance.answer(request).await) }
+            // An answer on its way has some KiB, and hyper moves what it gets here two or three times.
+            Box::pin(async move { Ok::<_, std::convert::Infallible>(entrance.answer(request).await) })
         });
         let arrivals = Arrivals::default();
         let builder = builder(&self.config, arrivals.clone());

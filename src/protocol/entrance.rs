@@ -86,7 +86,8 @@ impl Entrance {
         if let (Reach::Graph(route), false) = (&reach, grpc) {
             let (route, reach) = (Arc::clone(route), reach.clone());
             let arrival = Arrival { at: arrived, reach, client_timeout, priority, caller, tape: None };
-            return graph::answer(&self.door, &arrival, &route, Request::from_parts(parts, body)).await;
+            // On its own, so that what every answer on its way takes is not as large as a graph's.
+            return Box::pin(graph::answer(&self.door, &arrival, &route, Request::from_parts(parts, body))).await;
         }
         let ear = Ear::of(&self.door.router, &reach, &parts, grpc);
         let body = ear.request_body(body);

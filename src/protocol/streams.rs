@@ -34,6 +34,8 @@ impl Arrivals {
 pub(super) struct WithStreams<C> {
     connection: Pin<Box<C>>,
     arrivals: Arrivals,
+    /// Changes places with what arrived, so that neither is allocated for each request.
+    begun: Vec<Stream>,
     /// The request that this task answers. It is dropped with the connection: nobody could read its answer.
     own: Option<Stream>,
 }
@@ -41,7 +43,7 @@ pub(super) struct WithStreams<C> {
 impl<C: Future> WithStreams<C> {
     /// `arrivals` is the executor that the connection was built with.
     pub(super) fn new(connection: C, arrivals: Arrivals) -> Self {
-        Self { connection: Box::pin(connection), arrivals, own: None }
+        Self { connection: Box::pin(connection), arrivals, begun: Vec::new(), own: None }
     }
 
     /// The connection alone, to tell it something.
@@ -51,7 +53,8 @@ impl<C: Future> WithStreams<C> {
 
     /// Takes in what began: one for this task if it has none, a task for each of the others.
     fn take_in(&mut self) {
-        for stream in mem::take(&mut *self.arrivals.lock()) {
+        mem::swap(&mut self.begun, &mut *self.arrivals.lock());
+        for stream in self.begun.drain(..) {
             if self.own.is_none() {
                 self.own = Some(stream);
             } else {

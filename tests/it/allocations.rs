@@ -309,10 +309,10 @@ fn a_small_request_costs_no_more_allocations_than_the_architecture_says() {
     let message = ModelInferRequest { model_name: "m".to_owned(), inputs: vec![input], raw_input_contents, ..ModelInferRequest::default() };
     let length = format!("Inference-Header-Content-Length: {}\r\n", head.len());
     let costs = [
-        ("liveness", server.allocations(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"), 16),
-        ("v1", server.allocations(&post("/v1/models/m:predict", "", br#"{"instances":[[1,2,3,4]]}"#)), 48),
-        ("v2 JSON", server.allocations(&post("/v2/models/m/infer", "", json.as_bytes())), 48),
-        ("v2 binary", server.allocations(&post("/v2/models/m/infer", &length, &binary)), 52),
+        ("liveness", server.allocations(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"), 17),
+        ("v1", server.allocations(&post("/v1/models/m:predict", "", br#"{"instances":[[1,2,3,4]]}"#)), 49),
+        ("v2 JSON", server.allocations(&post("/v2/models/m/infer", "", json.as_bytes())), 49),
+        ("v2 binary", server.allocations(&post("/v2/models/m/infer", &length, &binary)), 53),
         ("gRPC", server.grpc_allocations("/inference.GRPCInferenceService/ModelInfer", &message.encode_to_vec()), 56),
     ];
     for (what, found, at_most) in costs {
