@@ -63,7 +63,7 @@ def main():
     lines = [
         tables.machine(f"make bench-load BENCH_ARGS='--rounds {options.rounds}'"),
         "From the beginning of a load to Ready, as `kserved_model_load_seconds` tells; one model a daemon, which has loaded a tiny one before; "
-        "medians. Files are in the page cache.",
+        "medians. Files are in the page cache. The run that warms a first revision up comes after Ready, so it is in neither.",
         "",
         *tables.table(heads, rows),
     ]
