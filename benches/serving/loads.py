@@ -38,9 +38,9 @@ options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABL
 def in_its_format(model):
     with open(model, "rb") as file:
         own = file.read(8)[4:] == b"ORTM"
-    options.add_session_config_entry("session.load_model_format", "ORT" if own else "ONNX")
-    for key in ["use_memory_mapped_ort_model", "use_ort_model_bytes_for_initializers"]:
-        options.add_session_config_entry(f"session.{key}", "1" if own else "0")
+    if own:
+        for key, value in {"load_model_format": "ORT", "use_memory_mapped_ort_model": "1", "use_ort_model_bytes_for_initializers": "1"}.items():
+            options.add_session_config_entry(f"session.{key}", value)
 tiny = onnxruntime.InferenceSession(sys.argv[3], options, providers=["CPUExecutionProvider"])
 in_its_format(sys.argv[1])
 began = time.perf_counter()

@@ -207,14 +207,15 @@ impl Rollout {
     /// wait: it is done beside their requests, and not at all where they are waiting already or the model goes to sleep first.
     async fn warm_up(&self, handle: &ModelHandle) -> Result<(), Stop> {
         let at_most = Duration::from_secs(self.spec.timeout_s);
-        let when = |service: &mut Service| (service.running.is_some(), service.woken_at.is_some() || service.begins_asleep());
-        match self.mind.services.with(&self.key, when) {
-            (true, _) => tokio::select! {
+        let now = |service: &mut Service| (service.running.is_some(), service.woken_at.is_some() || service.begins_asleep());
+        let (another_serves, in_vain) = self.mind.services.with(&self.key, now);
+        if another_serves {
+            tokio::select! {
                 () = self.superseded.cancelled() => return Err(Stop::Superseded),
                 () = warm_up(handle, at_most) => {}
-            },
-            (false, true) => {}
-            (false, false) => drop(tokio::spawn(warm_up_in_line(handle.downgrade(), Arc::clone(&self.mind.warm_ups), at_most))),
+            }
+        } else if !in_vain {
+            tokio::spawn(warm_up_in_line(handle.downgrade(), Arc::clone(&self.mind.warm_ups), at_most));
         }
         Ok(())
     }

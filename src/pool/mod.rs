@@ -338,11 +338,7 @@ impl Pool {
 
     fn start_worker(self: &Arc<Self>) {
         match worker::spawn(self) {
-            Ok(thread) => {
-                let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-                threads.retain(|thread| !thread.is_finished());
-                threads.push(thread);
-            }
+            Ok(thread) => self.keep(thread),
             Err(error) => {
                 tracing::error!(%error, revision = self.options.revision, "no thread for a worker");
                 for entry in self.queue.worker_failed() {
@@ -350,6 +346,13 @@ impl Pool {
                 }
             }
         }
+    }
+
+    /// Remembers a thread until it is joined or has ended.
+    fn keep(&self, thread: JoinHandle<()>) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
     }
 
     /// Joins the threads, all of which have ended or are about to.

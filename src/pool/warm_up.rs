@@ -4,7 +4,7 @@ use super::worker::{self, NoAnswer};
 use super::{ModelHandle, Pool, Shared, check};
 use crate::inference::{InferenceError, InferenceRequest};
 use crate::tensor::Tensor;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -42,8 +42,7 @@ impl ModelHandle {
         let pool = Arc::clone(&self.shared.pool);
         let run = move || drop(tell.send(pool.run_unasked(&request.inputs, &wanted)));
         let thread = std::thread::Builder::new().name("engine-warm-up".to_owned()).spawn(run);
-        let thread = thread.map_err(|error| InferenceError::Engine(format!("no thread to warm up the model: {error}")))?;
-        self.shared.pool.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.shared.pool.keep(thread.map_err(|error| InferenceError::Engine(format!("no thread to warm up the model: {error}")))?);
         over.await.unwrap_or_else(|_| Err(NoAnswer::Stopped.into()))
     }
 }

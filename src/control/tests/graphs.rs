@@ -1,6 +1,6 @@
 //! Graphs from files to routes.
 
-use super::sleeping::{hasty, is_asleep, scaled};
+use super::sleeping::asleep_at_first;
 use super::*;
 use crate::api::status::{ConditionStatus, InferenceGraphStatus, condition};
 use crate::codec::Limits;
@@ -144,11 +144,8 @@ async fn a_service_with_the_name_of_a_graph_is_remarked_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graph_over_a_model_that_sleeps_is_ready_and_its_steps_wake_the_model_once() {
-    let iris = scaled("iris", "iris.txt", "minReplicas: 0", "autoscaling.knative.dev/initial-scale: '0'");
     let all = yaml("{serviceName: iris}, {serviceName: iris}", "").replace("Sequence", "Ensemble");
-    let calm = |config: &mut Config| config.scaling.defaults.stable_window = Duration::from_hours(1);
-    let mut house = hasty(&[("models/iris.txt", "setosa"), ("models/iris.yaml", &iris), ("models/all.yaml", &all)], calm).await;
-    house.until_status("iris", "asleep", is_asleep).await;
+    let mut house = asleep_at_first(&[("models/all.yaml", &all)]).await;
     house.until_graph_ready().await;
     let before = house.loads().len();
     let inputs = vec![Tensor::from_strings("x", vec![1], &["?"]).unwrap()];

@@ -1,5 +1,6 @@
 //! Canaries, dark launches, promotions and roll-backs, in both deployment modes, by hand and by the judge.
 
+use super::sleeping::put_model;
 use super::*;
 use crate::api::status::condition;
 use crate::pool::statistics::Spent;
@@ -341,12 +342,6 @@ impl House {
             tokio::task::yield_now().await;
         }
     }
-}
-
-/// A model whose weights, in a file beside it, have that many MiB.
-fn put_model(folder: &Path, name: &str, mebibytes: u64) {
-    put(folder, &format!("models/{name}.txt"), name);
-    fs::File::create(folder.join(format!("models/{name}.txt.data"))).unwrap().set_len(mebibytes << 20).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

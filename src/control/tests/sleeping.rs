@@ -31,6 +31,15 @@ pub(super) fn is_asleep(status: &InferenceServiceStatus) -> bool {
     status.condition(status::ASLEEP).is_some()
 }
 
+/// A service `iris` that sleeps from the first look at it on, and once awake stays so; with these files beside its own.
+pub(super) async fn asleep_at_first(beside: &[(&str, &str)]) -> House {
+    let iris = scaled("iris", "iris.txt", "minReplicas: 0", "autoscaling.knative.dev/initial-scale: '0'");
+    let files = [&[("models/iris.txt", "setosa"), ("models/iris.yaml", iris.as_str())], beside].concat();
+    let mut house = hasty(&files, |config| config.scaling.defaults.stable_window = Duration::from_hours(1)).await;
+    house.until_status("iris", "asleep", is_asleep).await;
+    house
+}
+
 fn reason(status: &InferenceServiceStatus) -> &str {
     status.condition(status::ASLEEP).map_or("", |condition| &condition.reason)
 }
@@ -73,10 +82,7 @@ async fn without_min_replicas_zero_a_model_stays_and_changing_it_makes_no_new_re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_requests_wake_it_once_and_those_that_leave_do_not_stop_it() {
-    let iris = scaled("iris", "iris.txt", "minReplicas: 0", "autoscaling.knative.dev/initial-scale: '0'");
-    let calm = |config: &mut Config| config.scaling.defaults.stable_window = Duration::from_hours(1);
-    let mut house = hasty(&[("models/iris.txt", "setosa"), ("models/iris.yaml", &iris)], calm).await;
-    house.until_status("iris", "asleep", is_asleep).await;
+    let house = asleep_at_first(&[]).await;
     let before = house.loads().len();
     assert!(futures::FutureExt::now_or_never(house.ask("iris")).is_none(), "it waits, and leaves");
     let answers = futures::future::join_all((0..16).map(|_| house.ask("iris"))).await;
@@ -140,7 +146,7 @@ async fn a_sleeping_service_is_stopped_and_removed_like_any_other() {
 }
 
 /// A model whose weights, in a file beside it, have that many MiB: counted, never read.
-fn put_model(folder: &Path, name: &str, mebibytes: u64) {
+pub(super) fn put_model(folder: &Path, name: &str, mebibytes: u64) {
     put(folder, &format!("models/{name}.txt"), name);
     fs::File::create(folder.join(format!("models/{name}.txt.data"))).unwrap().set_len(mebibytes << 20).unwrap();
 }
@@ -212,12 +218,7 @@ async fn a_model_that_cannot_fit_is_refused_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_with_initial_scale_zero_is_looked_at_once_and_sleeps() {
-    let iris = scaled("iris", "iris.txt", "minReplicas: 0", "autoscaling.knative.dev/initial-scale: '0'");
-    let mut house = hasty(&[("models/iris.txt", "setosa"), ("models/iris.yaml", &iris)], |config| {
-        config.scaling.defaults.stable_window = Duration::from_hours(1);
-    })
-    .await;
-    house.until_status("iris", "asleep", is_asleep).await;
+    let house = asleep_at_first(&[]).await;
     assert_eq!(house.ask("iris").await.unwrap(), "setosa");
 }
 

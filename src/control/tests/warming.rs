@@ -1,6 +1,6 @@
 //! When a model is warmed up: before it takes requests over from another, else beside them.
 
-use super::sleeping::{hasty, is_asleep, scaled};
+use super::sleeping::asleep_at_first;
 use super::*;
 
 impl House {
@@ -42,10 +42,7 @@ async fn requests_move_to_a_revision_once_it_is_warm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_request_that_wakes_a_model_is_the_first_to_run() {
-    let iris = scaled("iris", "iris.txt", "minReplicas: 0", "autoscaling.knative.dev/initial-scale: '0'");
-    let calm = |config: &mut Config| config.scaling.defaults.stable_window = Duration::from_hours(1);
-    let mut house = hasty(&[("models/iris.txt", "setosa"), ("models/iris.yaml", &iris)], calm).await;
-    house.until_status("iris", "asleep", is_asleep).await;
+    let house = asleep_at_first(&[]).await;
     assert_eq!(house.runs().len(), 0, "what goes to sleep at once is not warmed up");
     assert_eq!(house.ask("iris").await.unwrap(), "setosa");
     assert_eq!(house.runs().len(), 1);

@@ -12,8 +12,7 @@ use std::path::Path;
 
 use GraphOptimizationLevel as Level;
 
-const LOAD_FORMAT: &str = "session.load_model_format";
-const ONNX_FORMAT: &str = "ONNX";
+/// The name of ONNX Runtime's own format; a file without an ending is taken to be in ONNX's.
 const OWN_FORMAT: &str = "ORT";
 
 /// Loads a file into a session. Blocks while ONNX Runtime reads and optimises it.
@@ -63,7 +62,6 @@ pub(super) fn resolved(environment: &Environment, graph: &Path, resolved: &Path,
     builder(environment, config, &LoadOptions::default(), (Done::Optimised, Processor::Cpu))?
         .with_optimized_model_path(resolved)?
         .with_config_entry("session.save_model_format", OWN_FORMAT)?
-        .with_config_entry(LOAD_FORMAT, ONNX_FORMAT)?
         .commit_from_file(graph)
 }
 
@@ -71,10 +69,10 @@ pub(super) fn resolved(environment: &Environment, graph: &Path, resolved: &Path,
 fn in_its_format(builder: SessionBuilder, kept: &Path) -> ort::Result<SessionBuilder> {
     // What cannot be read does not load either, and ONNX Runtime says why.
     if !has_own_format(kept).unwrap_or(false) {
-        return Ok(builder.with_config_entry(LOAD_FORMAT, ONNX_FORMAT)?);
+        return Ok(builder);
     }
     Ok(builder
-        .with_config_entry(LOAD_FORMAT, OWN_FORMAT)?
+        .with_config_entry("session.load_model_format", OWN_FORMAT)?
         .with_config_entry("session.use_memory_mapped_ort_model", "1")?
         .with_config_entry("session.use_ort_model_bytes_for_initializers", "1")?)
 }

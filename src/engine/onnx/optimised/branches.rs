@@ -4,24 +4,19 @@
 //! Its own format has what it found. Weights are mapped there too, but lie at any address, where convolutions compute some per cent
 //! slower: other graphs are kept in ONNX's format (`docs/decisions/0052-graphs-with-branches.md`).
 
+use super::numbers::{attribute, graph, model, node};
 use super::protobuf::fields;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-// Numbers of fields, by message.
-const MODEL_GRAPH: u64 = 7;
-const GRAPH_NODE: u64 = 1;
-const NODE_ATTRIBUTE: u64 = 5;
-const ATTRIBUTE_GRAPH: u64 = 6;
-
 /// Bytes of a graph and its weights at most: the load of a larger one is about its weights, which lie better beside it.
 pub(super) const BYTES_MAX: u64 = 16 << 20;
 
 /// Whether an operation of a model's graph has a graph of its own; nothing if it is no model.
-pub(super) fn are_in(model: &[u8]) -> Option<bool> {
-    let path = [MODEL_GRAPH, GRAPH_NODE, NODE_ATTRIBUTE, ATTRIBUTE_GRAPH];
-    let graphs = path.into_iter().try_fold(vec![model], within)?;
+pub(super) fn are_in(bytes: &[u8]) -> Option<bool> {
+    let path = [model::GRAPH, graph::NODE, node::ATTRIBUTE, attribute::GRAPH];
+    let graphs = path.into_iter().try_fold(vec![bytes], within)?;
     Some(!graphs.is_empty())
 }
 
@@ -38,7 +33,7 @@ fn within(messages: Vec<&[u8]>, number: u64) -> Option<Vec<&[u8]>> {
 pub(in super::super) fn has_own_format(graph: &Path) -> io::Result<bool> {
     let mut beginning = Vec::new();
     File::open(graph)?.take(8).read_to_end(&mut beginning)?;
-    Ok(beginning.ends_with(b"ORTM") && beginning.len() == 8)
+    Ok(beginning.get(4..) == Some(b"ORTM"))
 }
 
 #[cfg(test)]
@@ -50,11 +45,13 @@ mod tests {
 
     #[test]
     fn a_graph_in_an_operation_is_seen_and_other_attributes_are_not() {
-        let model = |attribute: u64| {
-            let node = [message(4, b"If"), message(NODE_ATTRIBUTE, &[message(1, b"then_branch"), message(attribute, b"")].concat())];
-            [message(8, b""), message(MODEL_GRAPH, &[message(GRAPH_NODE, &node.concat()), message(11, b"")].concat())].concat()
+        let with = |attribute: u64| {
+            let attribute = [message(1, b"then_branch"), message(attribute, b"")].concat();
+            let node = [message(node::OP_TYPE, b"If"), message(node::ATTRIBUTE, &attribute)].concat();
+            let graph = [message(graph::NODE, &node), message(graph::INPUT, b"")].concat();
+            [message(8, b""), message(model::GRAPH, &graph)].concat()
         };
-        assert_eq!((are_in(&model(ATTRIBUTE_GRAPH)), are_in(&model(5)), are_in(&[])), (Some(true), Some(false), Some(false)));
+        assert_eq!((are_in(&with(attribute::GRAPH)), are_in(&with(5)), are_in(&[])), (Some(true), Some(false), Some(false)));
         assert_eq!(are_in(b"no model"), None);
     }
 
@@ -75,7 +72,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, node: Vec<u8>) {
             let _ = are_in(&bytes);
-            let _ = are_in(&message(MODEL_GRAPH, &message(GRAPH_NODE, &node)));
+            let _ = are_in(&message(model::GRAPH, &message(graph::NODE, &node)));
         }
     }
 }

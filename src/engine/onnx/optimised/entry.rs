@@ -1,8 +1,8 @@
 //! One kept graph on disk: a folder with the graph, its signature and, in a file of their own, its larger weights.
 //!
 //! ONNX Runtime maps weights that lie in a file of their own where it would read and copy those inside the graph: a load then
-//! takes no time for them, and daemons that serve one model share them. Nobody writes to such a file again, and it is moved into
-//! place with its folder when it is whole.
+//! takes no time for them, and daemons that serve one model share them. A graph in its own format is mapped whole, with the
+//! weights in it. Nobody writes to such a file again, and it is moved into place with its folder when it is whole.
 
 use super::content::read_through;
 use super::identity::Identity;

@@ -16,6 +16,7 @@ pub(super) mod entry;
 mod identity;
 pub(super) mod make;
 mod note;
+mod numbers;
 mod protobuf;
 mod shapes;
 mod sweep;

@@ -8,33 +8,9 @@
 //!
 //! The format is ONNX's own (`onnx.proto`), copied field by field, so that nothing else in it changes.
 
+use super::numbers::{graph, model, node, tensor, value};
 use super::protobuf::{changed, fields, message};
 use std::collections::HashSet;
-
-// Numbers of fields, by message.
-mod model {
-    pub(super) const GRAPH: u64 = 7;
-}
-mod graph {
-    pub(super) const NODE: u64 = 1;
-    pub(super) const INITIALIZER: u64 = 5;
-    pub(super) const INPUT: u64 = 11;
-    pub(super) const OUTPUT: u64 = 12;
-    pub(super) const VALUE_INFO: u64 = 13;
-}
-mod node {
-    pub(super) const INPUT: u64 = 1;
-    pub(super) const OP_TYPE: u64 = 4;
-}
-mod tensor {
-    pub(super) const NAME: u64 = 8;
-}
-mod value {
-    pub(super) const NAME: u64 = 1;
-    pub(super) const TYPE: u64 = 2;
-    pub(super) const TENSOR: u64 = 1;
-    pub(super) const SHAPE: u64 = 2;
-}
 
 /// `elem_type: INT64`, the whole type of a shape's tensor.
 const INT64: [u8; 2] = [1 << 3, 7];
