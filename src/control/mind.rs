@@ -196,9 +196,18 @@ impl Mind {
         }
     }
 
-    /// Tells clients that wait for this service how it went.
-    pub(super) fn answer(&self, key: &ResourceKey, result: &Result<(), InferenceError>) {
-        let waiting = self.services.with_known(key, |service| std::mem::take(&mut service.waiting));
+    /// How many clients wait for this service: those whom a run that begins now may answer.
+    pub(super) fn heard(&self, key: &ResourceKey) -> usize {
+        self.services.with_known(key, |service| service.waiting.len()).unwrap_or(0)
+    }
+
+    /// Tells the first so many clients that wait for this service how it went. Who asked later, while the run went on, is
+    /// for the run after it.
+    pub(super) fn answer(&self, key: &ResourceKey, heard: usize, result: &Result<(), InferenceError>) {
+        let waiting = self.services.with_known(key, |service| {
+            let heard = heard.min(service.waiting.len());
+            service.waiting.drain(..heard).collect::<Vec<_>>()
+        });
         for waiting in waiting.unwrap_or_default() {
             // The client may have left.
             let _ = waiting.send(result.clone());

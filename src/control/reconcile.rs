@@ -36,11 +36,12 @@ pub(super) async fn reconcile(mind: Arc<Mind>, key: ResourceKey, superseded: Can
         | Kind::Secret
         | Kind::ServiceAccount => return Outcome::Done,
     }
+    let heard = mind.heard(&key);
     let span = tracing::debug_span!("reconcile", %key);
     let outcome = inference_service::reconcile(Arc::clone(&mind), key.clone(), superseded.clone()).instrument(span).await;
     // What was superseded has not been tried: the next run of the key will be.
     if !superseded.is_cancelled() && !matches!(outcome, Outcome::After(_)) {
-        mind.answer(&key, &how_it_went(&mind, &key));
+        mind.answer(&key, heard, &how_it_went(&mind, &key));
         mind.tried(&key);
     }
     outcome

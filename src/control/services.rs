@@ -164,7 +164,7 @@ pub(super) struct Service {
     pub(super) watched: BTreeMap<String, (PathBuf, ModelFiles)>,
     /// Unloaded by a client when the resource had this generation; a later one loads it again.
     pub(super) unloaded: Option<u64>,
-    /// Clients that wait for the end of the next reconcile.
+    /// Clients that wait for the end of a reconcile that began after they asked, in the order they asked.
     pub(super) waiting: Vec<oneshot::Sender<Result<(), InferenceError>>>,
     pub(super) route: Option<Arc<Route>>,
     /// Routes to single revisions by label, e.g. `latest-iris`.

@@ -19,6 +19,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Mutex;
 use tempfile::TempDir;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::Instant;
 
 /// Longer than any machine takes; a test that needs it has failed.
@@ -530,6 +531,24 @@ async fn a_client_unloads_a_model_and_loads_it_again() {
     assert!(house.router.load().service("default", "iris").unwrap().timeout_s > 0, "a load has time to end");
     house.repository.ask(&route, Action::Load).await.unwrap();
     assert_eq!(house.ask("iris").await.unwrap(), "setosa");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asks_during_a_run_is_answered_by_the_next_one() {
+    let house = House::with(&[("models/iris.txt", "setosa"), ("models/iris.yaml", &service("iris", "iris.txt"))]).await;
+    let (mind, iris) = (&house.control.mind, key("iris"));
+    let asks = || {
+        let (reply, answer) = oneshot::channel();
+        mind.services.with(&iris, |service| service.waiting.push(reply));
+        answer
+    };
+    let mut before = asks();
+    let heard = mind.heard(&iris);
+    let mut meanwhile = asks();
+    mind.answer(&iris, heard, &Ok(()));
+    assert_eq!((before.try_recv(), meanwhile.try_recv()), (Ok(Ok(())), Err(TryRecvError::Empty)));
+    mind.answer(&iris, mind.heard(&iris), &Ok(()));
+    assert_eq!(meanwhile.try_recv(), Ok(Ok(())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
