@@ -2,7 +2,7 @@
 //! asks, ends them in order, and keeps the weights as long as one of them runs.
 
 use super::threads::ThreadBudget;
-use super::{Answer, ModelHandle, Shared};
+use super::{Answer, ModelHandle, Shared, too_late};
 use crate::engine::generation::{Event, FinishReason, GenerateRequest, Generation, Generator, SubmitError, Turns, tensors};
 use crate::inference::{InferenceError, InferenceRequest, InferenceResponse, Timing};
 use futures::Stream;
@@ -128,7 +128,7 @@ impl ModelHandle {
                 answer.take(event);
             }
             if answer.reason == Some(FinishReason::DeadlineExceeded) {
-                return Err(pool.too_late(allowed));
+                return Err(too_late(&pool.options.model, allowed));
             }
             texts.push(answer.text().map_err(InferenceError::Engine)?);
         }

@@ -170,7 +170,7 @@ impl ModelHandle {
         let now = Instant::now();
         let allowed = deadline.saturating_duration_since(now);
         if allowed.is_zero() {
-            return Err(pool.too_late(allowed));
+            return Err(too_late(&pool.options.model, allowed));
         }
         if let Some(generator) = &pool.generator {
             return self.infer_by_writing(&**generator, &request, deadline, allowed).await;
@@ -189,9 +189,9 @@ impl ModelHandle {
         match timeout_at(deadline, answer).await {
             Ok(Ok(result)) => result.map(|answer| pool.response(answer)),
             // A worker found the entry late a moment before the timer did.
-            Ok(Err(_)) if Instant::now() >= deadline => Err(pool.too_late(allowed)),
+            Ok(Err(_)) if Instant::now() >= deadline => Err(too_late(&pool.options.model, allowed)),
             Ok(Err(_)) => Err(InferenceError::Internal("the request was lost on its way to the engine".to_owned())),
-            Err(_) => Err(pool.too_late(allowed)),
+            Err(_) => Err(too_late(&pool.options.model, allowed)),
         }
     }
 
@@ -395,13 +395,13 @@ impl Pool {
     fn not_ready(&self) -> InferenceError {
         InferenceError::ModelNotReady { name: self.options.model.clone(), reason: "It is being unloaded.".to_owned() }
     }
+}
 
-    /// The time allowed to the nearest millisecond: what the caller's limit was, without the way to here.
-    fn too_late(&self, allowed: Duration) -> InferenceError {
-        let millis = (allowed.as_micros() + 500) / 1000;
-        let timeout = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
-        InferenceError::DeadlineExceeded { model: self.options.model.clone(), timeout }
-    }
+/// The time allowed to the nearest millisecond: what the caller's limit was, without the way to here.
+fn too_late(model: &str, allowed: Duration) -> InferenceError {
+    let millis = (allowed.as_micros() + 500) / 1000;
+    let timeout = Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX));
+    InferenceError::DeadlineExceeded { model: model.to_owned(), timeout }
 }
 
 #[cfg(test)]

@@ -15,10 +15,9 @@ async fn a_run_whose_caller_left_is_stopped_and_the_next_one_is_served() {
 
 #[tokio::test]
 async fn a_run_that_passes_its_deadline_is_stopped() {
-    let scene = scene(1, 1);
+    let mut scene = scene(1, 1);
     scene.step(Step::Endless);
-    let late = scene.handle.infer(request(1), Instant::now() + Duration::from_millis(5)).await;
-    assert!(matches!(late, Err(InferenceError::DeadlineExceeded { .. })));
+    scene.ask_and_be_late(1).await;
     scene.step(Step::Answer);
     assert!(scene.handle.infer(request(2), later()).await.is_ok());
 }
