@@ -23,12 +23,15 @@ export CARGO_TARGET_DIR := $(TARGET)
 
 CARGO ?= cargo
 PYTHON ?= python3
-export PYTHON
+export CARGO PYTHON
 
 # `cargo --locked` refuses a Cargo.lock that does not fit Cargo.toml instead of writing a new one.
 LOCKED := --locked
 CLIENTS := tests/clients
 RUNNER := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo nextest run || echo test)
+
+# Where `scripts/build.py` leaves what it compiles.
+COMPILED = $(TARGET)/$(shell rustc -vV | sed -n 's/^host: //p')/release
 
 .PHONY: help
 help: ## list the targets
@@ -40,8 +43,12 @@ setup: ## fetch the pinned ONNX Runtime library into lib/ (once; needs the netwo
 
 .PHONY: build
 build: setup ## compile target/release/kserved
-	$(CARGO) build $(LOCKED) --release --bin kserved
-	@scripts/place_binary.sh release
+	$(PYTHON) scripts/build.py --bin kserved
+	@scripts/place_binary.sh release kserved "$(COMPILED)"
+
+.PHONY: profile
+profile: setup ## record what the compiler is to make fast (a quarter of an hour; for a new compiler, or after much has changed)
+	$(PYTHON) scripts/record_profile.py
 
 .PHONY: cuda
 cuda: setup ## compile target/release/kserved-cuda, which uses NVIDIA GPUs (fetches their compiler; half an hour the first time)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# place_binary.sh PROFILE [NAME]: puts the binary of a profile (`release` or `debug`) at target/PROFILE/NAME (`kserved`) with the
-# engine library beside it, wherever cargo built it, so that it runs from any folder.
+# place_binary.sh PROFILE [NAME [FROM]]: puts the binary of a profile (`release` or `debug`) at target/PROFILE/NAME (`kserved`) with
+# the engine library beside it, wherever cargo built it (FROM), so that it runs from any folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 profile="$1"
 name="${2:-kserved}"
-built="${CARGO_TARGET_DIR:-target}/$profile"
+built="${3:-${CARGO_TARGET_DIR:-target}/$profile}"
 placed="target/$profile"
 
 mkdir -p "$placed"
