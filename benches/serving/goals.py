@@ -29,6 +29,7 @@ def tiny(results, with_sdk):
     """Many callers of the tiny model."""
     run_us = min(row["cpu_ms"] for row in results["in_process"] if row["model"] == "mlp") * 1e3
     yield f"The floor of a request to the tiny model: the echo server's processor time and {run_us:.1f} µs of a run in process."
+    yield "kserved is compiled with a recorded profile, the echo server without (decision 54 says what it would gain)."
     yield ""
     yield "| wire | callers | CPU µs | floor µs | CPU of floor (goal 1.25) | answers/s of what the floor allows (goal 0.80) | times the KServe SDK (goal 15) |"
     yield "|---|---|---|---|---|---|---|"
