@@ -11,13 +11,13 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY benches benches
 COPY tests tests
-RUN python3 scripts/build.py --bin kserved && mv target/*/release/kserved .
+RUN python3 scripts/build.py
 
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libstdc++6 && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /var/lib/kserved --create-home kserved \
     && mkdir /models && chown kserved /models
-COPY --from=build /src/kserved /opt/kserved/kserved
+COPY --from=build /src/target/release/kserved /opt/kserved/kserved
 # The daemon looks in lib/ next to its own file.
 COPY --from=build /src/lib /opt/kserved/lib
 COPY runtimes /opt/kserved/runtimes

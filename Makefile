@@ -30,9 +30,6 @@ LOCKED := --locked
 CLIENTS := tests/clients
 RUNNER := $(shell command -v cargo-nextest >/dev/null 2>&1 && echo nextest run || echo test)
 
-# Where `scripts/build.py` leaves what it compiles.
-COMPILED = $(TARGET)/$(shell rustc -vV | sed -n 's/^host: //p')/release
-
 .PHONY: help
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -43,8 +40,7 @@ setup: ## fetch the pinned ONNX Runtime library into lib/ (once; needs the netwo
 
 .PHONY: build
 build: setup ## compile target/release/kserved
-	$(PYTHON) scripts/build.py --bin kserved
-	@scripts/place_binary.sh release kserved "$(COMPILED)"
+	$(PYTHON) scripts/build.py
 
 .PHONY: profile
 profile: setup ## record what the compiler is to make fast (a quarter of an hour; for a new compiler, or after much has changed)

@@ -1,9 +1,9 @@
-"""Compiles kserved for use, with branches and functions laid out by a recorded profile of what it does most.
+"""Compiles target/release/kserved, with branches and functions laid out by a recorded profile of what it does most.
 
-Run: python3 scripts/build.py [--bin kserved] [--example echo]    (`make build` does that; arguments are those of `cargo build`)
+Run: python3 scripts/build.py    (`make build` does that)
 
 The profile in benches/profile/ was recorded with one version of the compiler, and only that one can use it: any other compiles
-without it, and says so. What is compiled lies in TARGET/HOST/release, where TARGET is $CARGO_TARGET_DIR or target/.
+without it, and says so. What is compiled lies in $CARGO_TARGET_DIR, or target/, and is placed from there.
 """
 
 import gzip
@@ -13,6 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROFILE = ROOT / "benches/profile/kserved.profdata.gz"
@@ -22,29 +23,39 @@ RECORDED_WITH = ROOT / "benches/profile/rustc"
 QUIET = "-Cllvm-args=-no-pgo-warn-mismatch"
 
 
-def main():
-    rustc = compiler()
-    profile = fitting_profile(rustc)
-    sys.exit(build(rustc, target(), [f"-Cprofile-use={profile}", QUIET] if profile else [], sys.argv[1:]))
-
-
-def compiler():
-    """What `rustc -vV` says, by name; the first line under an empty one."""
-    told = subprocess.run([os.environ.get("RUSTC", "rustc"), "-vV"], check=True, capture_output=True, text=True).stdout
-    return {name.strip(): value.strip() for name, _, value in (line.rpartition(": ") for line in told.splitlines())}
-
-
-def identity(rustc):
+class Compiler(NamedTuple):
     """What a profile depends on: functions are found again by names that only the same compiler gives them."""
-    return f"{rustc['']} {rustc['host']}"
+
+    version: str
+    host: str
+
+    def __str__(self):
+        return f"{self.version} {self.host}"
 
 
-def fitting_profile(rustc):
+def main():
+    compiler = this_compiler()
+    profile = fitting_profile(compiler)
+    built = build(compiler, target(), [f"-Cprofile-use={profile}", QUIET] if profile else [])
+    subprocess.run([ROOT / "scripts/place_binary.sh", "release", "kserved", built], check=True)
+
+
+def this_compiler():
+    version, *rest = rustc("-vV").splitlines()
+    return Compiler(version, next(line.removeprefix("host: ") for line in rest if line.startswith("host: ")))
+
+
+def rustc(*arguments):
+    """What the compiler answers."""
+    return subprocess.run([os.environ.get("RUSTC", "rustc"), *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def fitting_profile(compiler):
     """The file of the profile if this compiler can use it."""
     recorded = RECORDED_WITH.read_text().strip()
-    if recorded != identity(rustc):
+    if recorded != str(compiler):
         print(
-            f"note: compiled without the recorded profile, which is for `{recorded}`; this is `{identity(rustc)}`. "
+            f"note: compiled without the recorded profile, which is for `{recorded}`; this is `{compiler}`. "
             "Small models take some 15 % more processor time.\n\n"
             "hint: use that compiler, or record a profile with this one: `make profile`",
             file=sys.stderr,
@@ -65,17 +76,22 @@ def target():
     return pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 
 
-def build(rustc, folder, flags, arguments):
-    """Compiles into a folder with flags that the programs get, and that build scripts do not; cargo's exit status."""
+def build(compiler, folder, flags):
+    """Compiles into a folder with flags that the program gets, and that build scripts do not; the folder of the program.
+
+    Always the program alone: examples come with features of dependencies, and these are part of the names of functions.
+    """
     environment = {**os.environ, "CARGO_TARGET_DIR": str(folder)}
-    command = [os.environ.get("CARGO", "cargo"), "build", "--locked", "--release", "--target", rustc["host"], *arguments]
+    command = [os.environ.get("CARGO", "cargo"), "build", "--locked", "--release", "--target", compiler.host, "--bin", "kserved"]
     given = own_flags(environment)
     if given is not None:
         # They take the place of flags in configuration files. Paths may have spaces, so only the form without any will do.
         environment["CARGO_ENCODED_RUSTFLAGS"] = "\x1f".join([*given, *flags])
     elif flags:
-        command += ["--config", f"target.{rustc['host']}.rustflags={json.dumps(flags)}"]
-    return subprocess.run(command, cwd=ROOT, env=environment).returncode
+        command += ["--config", f"target.{compiler.host}.rustflags={json.dumps(flags)}"]
+    if status := subprocess.run(command, cwd=ROOT, env=environment).returncode:
+        sys.exit(status)
+    return folder / compiler.host / "release"
 
 
 def own_flags(environment):

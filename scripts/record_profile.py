@@ -13,7 +13,6 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 
 import build
@@ -39,26 +38,21 @@ SHORT = [
 def main():
     if shutil.which("h2load") is None:
         fail("h2load was not found", "it comes with nghttp2 (Debian: `apt install nghttp2-client`)")
-    rustc, merge = build.compiler(), profdata_tool()
-    folder = build.target() / "instrumented"
-    # Alone, as it is built for use: examples come with features of dependencies, and these are part of the names of functions.
-    if build.build(rustc, folder, ["-Cprofile-generate"], ["--bin", "kserved"]) != 0:
-        sys.exit(1)
+    compiler, merge = build.this_compiler(), profdata_tool()
+    built = build.build(compiler, build.target() / "instrumented", ["-Cprofile-generate"])
     with tempfile.TemporaryDirectory(prefix="kserved-profile-") as work:
         work = pathlib.Path(work)
-        kserved, once, often = placed(folder / rustc["host"] / "release/kserved", work), work / "once", work / "often"
+        kserved, once, often = placed(built / "kserved", work), work / "once", work / "often"
         # The benchmarks write their tables into a copy.
         tables = shutil.copy(build.ROOT / "BENCHMARKS.md", work)
         everything(kserved, once, tables)
         requests(kserved, often, tables)
-        write(merge, once, often, rustc)
+        write(merge, once, often, compiler)
 
 
 def profdata_tool():
     """The program that merges what was counted: of the compiler's own version of LLVM."""
-    rustc = os.environ.get("RUSTC", "rustc")
-    libraries = subprocess.run([rustc, "--print", "target-libdir"], check=True, capture_output=True, text=True).stdout.strip()
-    tool = pathlib.Path(libraries).parent / "bin/llvm-profdata"
+    tool = pathlib.Path(build.rustc("--print", "target-libdir")).parent / "bin/llvm-profdata"
     if not tool.exists():
         fail(f"{tool} was not found", "`rustup component add llvm-tools`")
     return tool
@@ -95,7 +89,7 @@ def run(command, counts, **variables):
     subprocess.run(command, check=True, cwd=build.ROOT, env=variables)
 
 
-def write(merge, once, often, rustc):
+def write(merge, once, often, compiler):
     """Puts one profile of all counts where `scripts/build.py` looks for it."""
     work = once.parent
     counted, much, whole = work / "once.proftext", work / "much.proftext", work / "whole.profdata"
@@ -106,7 +100,7 @@ def write(merge, once, often, rustc):
     build.PROFILE.parent.mkdir(exist_ok=True)
     # Without the time: the same counts are the same file.
     build.PROFILE.write_bytes(gzip.compress(whole.read_bytes(), 9, mtime=0))
-    build.RECORDED_WITH.write_text(build.identity(rustc) + "\n")
+    build.RECORDED_WITH.write_text(f"{compiler}\n")
     print(f"written: {build.PROFILE} ({build.PROFILE.stat().st_size >> 10} KiB)")
 
 

@@ -19,7 +19,7 @@ RECORDED = (ROOT / "benches/profile/rustc").read_text().strip()
 def compiler(told):
     """What `rustc -vV` would say of a compiler that the profile's file names so."""
     version, _, host = told.rpartition(" ")
-    return {"": version, "host": host}
+    return build.Compiler(version, host)
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def test_another_compiler_does_without_and_is_told_so(target, capsys):
     other = compiler(RECORDED.replace("1.", "2.", 1))
     assert build.fitting_profile(other) is None
     told = capsys.readouterr().err
-    assert RECORDED in told and build.identity(other) in told and "hint: " in told and "`make profile`" in told
+    assert RECORDED in told and str(other) in told and "hint: " in told and "`make profile`" in told
 
 
 def test_what_rustc_says_of_itself_is_read(monkeypatch):
     monkeypatch.delenv("RUSTC", raising=False)
-    found = build.compiler()
-    assert re.fullmatch(r"rustc \d+\.\d+\.\d+.*", found[""]) and found["host"].count("-") >= 2
+    found = build.this_compiler()
+    assert re.fullmatch(r"rustc \d+\.\d+\.\d+.*", found.version) and found.host.count("-") >= 2
 
 
 USERS = [
@@ -67,11 +67,13 @@ def test_cargo_gets_the_profile_beside_the_flags_of_the_user(target, tmp_path, m
     for name, value in {**variables, "CARGO": str(cargo)}.items():
         monkeypatch.setenv(name, value)
     rustc = compiler(RECORDED)
-    assert build.build(rustc, target, ["-Cprofile-use=/a b"], ["--bin", "kserved"]) == 3
+    with pytest.raises(SystemExit) as failed:
+        build.build(rustc, target, ["-Cprofile-use=/a b"])
+    assert failed.value.code == 3
     asked = (tmp_path / "cargo.arguments").read_text().splitlines()
-    assert asked[:7] == ["build", "--locked", "--release", "--target", rustc["host"], "--bin", "kserved"]
+    assert asked[:7] == ["build", "--locked", "--release", "--target", rustc.host, "--bin", "kserved"]
     # Flags of `--config` are added to those of the user's files; the variables take the place of both.
-    config = ["--config", f"target.{rustc['host']}.rustflags={json.dumps(['-Cprofile-use=/a b'])}"]
+    config = ["--config", f"target.{rustc.host}.rustflags={json.dumps(['-Cprofile-use=/a b'])}"]
     assert asked[7:] == ([] if encoded else config)
     assert (tmp_path / "cargo.flags").read_text().replace("\x1f", "|") == (encoded or "unset")
 
